@@ -1,0 +1,1 @@
+"""fastdln: fast training of deep linear networks."""
