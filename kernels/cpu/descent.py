@@ -1,0 +1,76 @@
+"""Many steps of gradient descent on a regression in one call, without returning to Python."""
+
+import math
+
+from .chain import clear_columns, suffix_products, update_layers
+from .jit import kernel
+from .layout import PRODUCT, STRIDE
+from .team import meet
+
+
+@kernel
+def residual(products, layers, scale, target, C, rate, q, q_padded):
+    """Return ``½‖M∘S − T‖²`` in float64 and leave ``−rate·(M∘S − T)∘S`` in C.
+
+    Parameters
+    ----------
+    scale, target : ndarray of float64, shape (q, n)
+        S and T: the reduced inputs (along the axis of M that meets the data) and targets.
+    """
+    base, stride, n = layers[0, PRODUCT], layers[0, STRIDE], scale.shape[1]
+    clear_columns(C, stride, q_padded, 0)
+    total = 0.0
+    for a in range(q):
+        for b in range(n):
+            r = products[base + a * stride + b] * scale[a, b] - target[a, b]
+            total += r * r
+            C[a * stride + b] = -rate * r * scale[a, b]
+    return 0.5 * total
+
+
+@kernel
+def _evaluate(weights, layers, products, C, rates, scale, target, constant, losses, t,
+              q, q_padded, lane, rank, team, meeting):  # fmt: skip
+    """Fill ``losses[t]`` and leave the scaled gradient with respect to M in C."""
+    suffix_products(weights, layers, products, q, q_padded, lane, rank, team, meeting)
+    if rank == 0:
+        losses[t] = constant + residual(
+            products, layers, scale, target, C, rates[0], q, q_padded
+        )
+    meet(meeting, team)
+
+
+@kernel
+def descend(weights, layers, products, C, D, rates, scale, target, constant, losses, start, stop,
+            floor, q, q_padded, lane, rank, team, meeting):  # fmt: skip
+    """Advance from step `start` to `stop`; return the last step whose loss is known.
+
+    Every member of the team calls this with its own rank. ``start = -1`` evaluates the loss
+    before any step. Steps end early at a loss that is not finite or at most `floor`.
+
+    Parameters
+    ----------
+    weights, products, C, D : ndarray
+        The network, its products and two co-state buffers, as laid out by `Layout`; C carries
+        the gradient from one call to the next.
+    rates : ndarray, shape (depth,)
+        Step size of every layer.
+    scale, target : ndarray of float64, shape (q, n)
+        The reduced regression, transposed where the chain is mirrored.
+    constant : float
+        The part of the loss outside the span of the inputs.
+    losses : ndarray of float64
+        Written at every step taken.
+    """
+    t = start
+    if t < 0:
+        t = 0
+        _evaluate(weights, layers, products, C, rates, scale, target, constant, losses, t,
+                  q, q_padded, lane, rank, team, meeting)  # fmt: skip
+    while t < stop and math.isfinite(losses[t]) and losses[t] > floor:
+        update_layers(weights, layers, products, C, D, rates, q, q_padded, lane,
+                      rank, team, meeting)  # fmt: skip
+        t += 1
+        _evaluate(weights, layers, products, C, rates, scale, target, constant, losses, t,
+                  q, q_padded, lane, rank, team, meeting)  # fmt: skip
+    return t

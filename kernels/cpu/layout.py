@@ -1,0 +1,107 @@
+"""Where a network's layers and products lie in memory: padded to whole vectors, end to end.
+
+Layer l (0-based, input first) is a row-major matrix of ``widths[l+1]`` rows and ``widths[l]``
+columns. Rows are padded to a multiple of four and columns to whole vectors; the padding is zero
+and stays zero under every kernel, so no kernel has leftovers to treat apart.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .tiles import lanes
+
+# One row per layer of `Layout.layers`.
+OFFSET, ROWS, COLUMNS, STRIDE, PRODUCT = range(5)
+# Terms that one visit of a tile adds up before it moves along: 16 rows of a wide layer stay in
+# the second-level cache between the strips of q.
+TERMS = 16
+
+
+class Layout(NamedTuple):
+    """The addresses of a chain of layers and of its products, for one dtype.
+
+    Attributes
+    ----------
+    widths : tuple of int
+        ``(columns of the first layer, rows of every layer …)``, unpadded.
+    dtype : numpy.dtype
+    q : int
+        Rows of the end-to-end matrix, unpadded.
+    q_padded : int
+        Rows of every product in memory.
+    layers : ndarray of int64, shape (depth, 5)
+        OFFSET of the layer in the weights, its ROWS and COLUMNS (unpadded), its STRIDE (padded
+        columns), and the offset of the PRODUCT of all later layers times this one.
+    size : int
+        Numbers in the weights, padding included.
+    product_size : int
+        Numbers in the products, padding included.
+    """
+
+    widths: tuple[int, ...]
+    dtype: np.dtype
+    q: int
+    q_padded: int
+    layers: np.ndarray
+    size: int
+    product_size: int
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return len(self.widths) - 1
+
+    @property
+    def widest(self) -> int:
+        """Padded width of the widest layer boundary."""
+        return _round_up(max(self.widths), _unit(self.dtype))
+
+    def view(self, weights: np.ndarray, layer: int) -> np.ndarray:
+        """Return layer `layer` of the flat `weights` as a (rows, columns) view."""
+        offset, rows, columns, stride, _ = self.layers[layer]
+        return weights[offset : offset + rows * stride].reshape(rows, stride)[:, :columns]
+
+
+def make_layout(widths: tuple[int, ...], dtype: Any) -> Layout:
+    """Return the layout of layers of shapes ``(widths[l+1], widths[l])``."""
+    dtype = np.dtype(dtype)
+    unit = _unit(dtype)
+    n = np.asarray(widths, dtype=np.int64)
+    stride = _round_up(n[:-1], unit)
+    sizes = _round_up(n[1:], 4) * stride
+    q_padded = pad_rows(int(n[-1]))
+    products = q_padded * stride
+    layers = np.stack(
+        [np.cumsum(sizes) - sizes, n[1:], n[:-1], stride, np.cumsum(products) - products], axis=1
+    )
+    return Layout(
+        tuple(int(w) for w in widths),
+        dtype,
+        int(n[-1]),
+        q_padded,
+        np.ascontiguousarray(layers),
+        int(sizes.sum()),
+        int(products.sum()),
+    )
+
+
+def pad_rows(q: int) -> int:
+    """Return the least number of rows ≥ q that tiles of 1, 2, 4 and 5 rows cover."""
+    return q + {3: 1, 6: 2, 7: 1, 11: 1}.get(q, 0)
+
+
+def aligned_zeros(size: int, dtype: Any) -> np.ndarray:
+    """Return `size` zeros starting at a cache line, so that no vector straddles two lines."""
+    itemsize = np.dtype(dtype).itemsize
+    raw = np.zeros(size + 64 // itemsize, dtype=dtype)
+    start = (-raw.ctypes.data % 64) // itemsize
+    return raw[start : start + size]
+
+
+def _unit(dtype: np.dtype) -> int:
+    return max(lanes(dtype), 4)
+
+
+def _round_up(n: Any, unit: int) -> Any:
+    return (n + unit - 1) // unit * unit

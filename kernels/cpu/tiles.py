@@ -1,0 +1,250 @@
+"""Register tiles: the two small matrix products that all chain kernels are made of.
+
+Numba's vectoriser keeps at most a few accumulators in registers and treats every leftover
+column apart. These tiles are written as LLVM vector code instead: 20 accumulators stay in
+registers for a whole inner loop, operands are loaded once per tile, and there are no leftovers
+because every buffer is padded to whole vectors (see `layout`). With JIT switched off the plain
+NumPy twins at the end of this file stand in.
+"""
+
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+
+def _vector_bytes() -> int:
+    """Return the bytes of this processor's widest vector registers."""
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f"):
+        return 64
+    return 32 if features.get("avx2") else 16
+
+
+VECTOR_BYTES = _vector_bytes()
+# Vectors side by side in one tile: 5×4 accumulators fill the 32 registers of AVX-512 (and of
+# NEON); AVX2 and SSE have 16 registers, so 5×2.
+WIDE = 2 if VECTOR_BYTES == 32 or (VECTOR_BYTES == 16 and "x86" in llvm.get_process_triple()) else 4
+
+
+def lanes(dtype: Any) -> int:
+    """Return how many numbers of `dtype` one vector register holds."""
+    return VECTOR_BYTES // np.dtype(dtype).itemsize
+
+
+class _Tile:
+    """The vector operations that one tile needs, for one element type."""
+
+    def __init__(self, context: Any, builder: Any, array_type: Any):
+        self.context, self.builder, self.array_type = context, builder, array_type
+        self.element = context.get_value_type(array_type.dtype)
+        self.lanes = VECTOR_BYTES // (array_type.dtype.bitwidth // 8)
+        self.vector = ir.VectorType(self.element, self.lanes)
+        self.align = array_type.dtype.bitwidth // 8
+
+    def pointer(self, array: Any, *offsets: Any) -> Any:
+        """Return the address of ``array[sum(offsets)]``."""
+        data = self.context.make_array(self.array_type)(self.context, self.builder, array).data
+        for offset in offsets:
+            data = self.builder.gep(data, [offset])
+        return data
+
+    def step(self, pointer: Any, index: Any, stride: Any) -> Any:
+        """Return ``pointer + index·stride``; `index` is a Python int or an LLVM value."""
+        if isinstance(index, int):
+            index = ir.Constant(ir.IntType(64), index)
+        if isinstance(stride, int):
+            stride = ir.Constant(ir.IntType(64), stride)
+        return self.builder.gep(pointer, [self.builder.mul(index, stride)])
+
+    def load(self, pointer: Any) -> Any:
+        cast = self.builder.bitcast(pointer, self.vector.as_pointer())
+        return self.builder.load(cast, align=self.align)
+
+    def store(self, value: Any, pointer: Any) -> None:
+        cast = self.builder.bitcast(pointer, value.type.as_pointer())
+        self.builder.store(value, cast, align=self.align)
+
+    def splat(self, pointer: Any) -> Any:
+        """Return the number at `pointer` in every lane."""
+        start = ir.Constant(self.vector, ir.Undefined)
+        one = self.builder.insert_element(
+            start, self.builder.load(pointer), ir.Constant(ir.IntType(32), 0)
+        )
+        return self.builder.shuffle_vector(one, start, self.mask([0] * self.lanes))
+
+    def mask(self, positions: list[int]) -> Any:
+        return ir.Constant(ir.VectorType(ir.IntType(32), len(positions)), positions)
+
+    def shuffle(self, a: Any, b: Any, positions: list[int]) -> Any:
+        return self.builder.shuffle_vector(a, b, self.mask(positions))
+
+    def add(self, a: Any, b: Any) -> Any:
+        return self.builder.fadd(a, b)
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """Return ``a·b + c``, fused where the processor can."""
+        name = f"llvm.fmuladd.v{self.lanes}f{self.align * 8}"
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(function, [a, b, c])
+
+    def zero(self) -> Any:
+        return ir.Constant(self.vector, [0.0] * self.lanes)
+
+    def loop(self, count: Any, carried: list[Any], body: Any) -> list[Any]:
+        """Run ``carried = body(k, carried)`` for k < count, keeping `carried` in registers."""
+        builder = self.builder
+        before = builder.basic_block
+        head, inside, after = (builder.append_basic_block(n) for n in ("head", "inside", "after"))
+        builder.branch(head)
+        builder.position_at_end(head)
+        k = builder.phi(count.type)
+        phis = [builder.phi(value.type) for value in carried]
+        builder.cbranch(builder.icmp_signed("<", k, count), inside, after)
+        builder.position_at_end(inside)
+        results = body(k, phis)
+        following = builder.add(k, ir.Constant(count.type, 1))
+        last = builder.basic_block
+        builder.branch(head)
+        for phi, first, result in zip(
+            [k, *phis], [ir.Constant(count.type, 0), *carried], [following, *results], strict=True
+        ):
+            phi.add_incoming(first, before)
+            phi.add_incoming(result, last)
+        builder.position_at_end(after)
+        return phis
+
+    def sums_of_four(self, vectors: list[Any]) -> Any:
+        """Return ``[Σ v₀, Σ v₁, Σ v₂, Σ v₃]`` as a vector of four, by a tree of shuffles."""
+        n = self.lanes
+        group = 16 // self.align
+        half = group // 2
+        low = [p + s for g in range(0, n, group) for p in range(g, g + half) for s in (0, n)]
+        high = [p + half for p in low]
+        pairs = [
+            self.add(self.shuffle(a, b, low), self.shuffle(a, b, high))
+            for a, b in (vectors[:2], vectors[2:])
+        ]
+        if n == 2:  # one 128-bit register of float64: the pairs are the sums
+            return self.shuffle(pairs[0], pairs[1], [0, 1, 2, 3])
+        low = [p for g in range(0, n, 4) for p in (g, g + 1, n + g, n + g + 1)]
+        total = self.add(
+            self.shuffle(*pairs, low), self.shuffle(*pairs, [p + 2 for p in low])
+        )
+        while n > 4:
+            n //= 2
+            total = self.add(
+                self.shuffle(total, total, list(range(n))),
+                self.shuffle(total, total, list(range(n, 2 * n))),
+            )
+        return total
+
+
+_INDICES = (types.intp,) * 3
+
+
+def _product_tile(typing_context, rows, wide, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count):
+    """``out[a, v] += Σ_k X[a, k] Y[k, v]`` for `rows` rows a, `wide` vectors v, `count` terms k.
+
+    Arrays are flat; element (a, k) of X is ``X[x0 + a·x_row + k·x_k]``, row k of Y starts at
+    ``Y[y0 + k·y_k]`` and row a of out at ``out[o0 + a·o_row]``, both contiguous along v.
+    `rows` and `wide` are constants of the compilation.
+    """
+    n_rows, n_wide = rows.literal_value, wide.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, _, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count = args
+        t = _Tile(context, builder, signature.args[2])
+        x = [t.step(t.pointer(X, x0), a, x_row) for a in range(n_rows)]
+        y = t.pointer(Y, y0)
+        targets = [
+            t.step(t.step(t.pointer(out, o0), a, o_row), v, t.lanes)
+            for a in range(n_rows)
+            for v in range(n_wide)
+        ]
+
+        def body(k: Any, sums: list[Any]) -> list[Any]:
+            row = t.step(y, k, y_k)
+            ys = [t.load(t.step(row, v, t.lanes)) for v in range(n_wide)]
+            xs = [t.splat(t.step(pointer, k, x_k)) for pointer in x]
+            return [
+                t.multiply_add(xs[a], ys[v], sums[a * n_wide + v])
+                for a in range(n_rows)
+                for v in range(n_wide)
+            ]
+
+        sums = t.loop(count, [t.load(pointer) for pointer in targets], body)
+        for value, pointer in zip(sums, targets, strict=True):
+            t.store(value, pointer)
+        return context.get_dummy_value()
+
+    index = types.intp
+    return (
+        types.void(
+            rows, wide, X, index, index, index, Y, index, index, out, index, index, index
+        ),
+        codegen,
+    )
+
+
+def _dot_tile(typing_context, rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count):
+    """``out[a, r] = Σ_v X[a, v]·Y[r, v]`` for `rows` rows a and four rows r, over `count` vectors.
+
+    Row a of X starts at ``X[x0 + a·x_row]``, row r of Y at ``Y[y0 + r·y_row]``; element (a, r)
+    of out is ``out[o0 + a·o_row + r]``. `rows` is a constant of the compilation.
+    """
+    n_rows = rows.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count = args
+        t = _Tile(context, builder, signature.args[1])
+        x = [t.step(t.pointer(X, x0), a, x_row) for a in range(n_rows)]
+        y = [t.step(t.pointer(Y, y0), r, y_row) for r in range(4)]
+
+        def body(k: Any, sums: list[Any]) -> list[Any]:
+            xs = [t.load(t.step(pointer, k, t.lanes)) for pointer in x]
+            ys = [t.load(t.step(pointer, k, t.lanes)) for pointer in y]
+            return [
+                t.multiply_add(xs[a], ys[r], sums[a * 4 + r])
+                for a in range(n_rows)
+                for r in range(4)
+            ]
+
+        sums = t.loop(count, [t.zero()] * (n_rows * 4), body)
+        for a in range(n_rows):
+            four = t.sums_of_four(sums[4 * a : 4 * a + 4])
+            t.store(four, t.step(t.pointer(out, o0), a, o_row))
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.void(rows, X, index, index, Y, index, index, out, index, index, index), codegen
+
+
+def _plain_product_tile(rows, wide, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count):
+    """Do what `_product_tile` does, in NumPy, for runs with JIT switched off."""
+    width = wide * lanes(out.dtype)
+    for a in range(rows):
+        for k in range(count):
+            x = X[x0 + a * x_row + k * x_k]
+            out[o0 + a * o_row :][:width] += x * Y[y0 + k * y_k :][:width]
+
+
+def _plain_dot_tile(rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count):
+    """Do what `_dot_tile` does, in NumPy, for runs with JIT switched off."""
+    width = count * lanes(out.dtype)
+    for a in range(rows):
+        for r in range(4):
+            out[o0 + a * o_row + r] = X[x0 + a * x_row :][:width] @ Y[y0 + r * y_row :][:width]
+
+
+if numba.config.DISABLE_JIT:
+    product_tile, dot_tile = _plain_product_tile, _plain_dot_tile
+else:
+    product_tile = intrinsic(prefer_literal=True)(_product_tile)
+    dot_tile = intrinsic(prefer_literal=True)(_dot_tile)
