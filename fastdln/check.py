@@ -1,0 +1,108 @@
+"""Checks at the door: each says in one sentence what was given and what is allowed."""
+
+import math
+import numbers
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def integer(name: str, value: Any, least: int) -> int:
+    """Return `value` as an int of at least `least`; bools and non-integers are refused."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be a whole number of at least {least}, not the bool {value}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a whole number of at least {least}, not {value!r}"
+            f" of type {type(value).__name__}"
+        ) from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")
+    return number
+
+
+def positive_integer(name: str, value: Any) -> int:
+    """Return `value` as an int ≥ 1."""
+    return integer(name, value, 1)
+
+
+def non_negative_integer(name: str, value: Any) -> int:
+    """Return `value` as an int ≥ 0."""
+    return integer(name, value, 0)
+
+
+def real_number(name: str, value: Any, allowed: str) -> float:
+    """Return `value` as a finite float; `allowed` names the range in the error."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"{name} must be {allowed}, not {value!r} of type {type(value).__name__}"
+        )
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be {allowed}, not {number}")
+    return number
+
+
+def positive_number(name: str, value: Any) -> float:
+    """Return `value` as a finite float > 0."""
+    number = real_number(name, value, "a finite number greater than 0")
+    if number <= 0:
+        raise ValueError(f"{name} must be a finite number greater than 0, not {number}")
+    return number
+
+
+def non_negative_number(name: str, value: Any) -> float:
+    """Return `value` as a finite float ≥ 0."""
+    number = real_number(name, value, "a finite number of at least 0")
+    if number < 0:
+        raise ValueError(f"{name} must be a finite number of at least 0, not {number}")
+    return number
+
+
+def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
+    """Return `value` if it is one of the names `allowed`."""
+    allowed = tuple(allowed)
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+    return value
+
+
+def float_dtype(dtype: Any) -> np.dtype:
+    """Return `dtype` as NumPy's float32 or float64."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in (np.dtype("float32"), np.dtype("float64")):
+        raise TypeError(f"dtype must be 'float32' or 'float64', not {dtype!r}")
+    return found
+
+
+def finite_matrix(name: str, value: Any, dtype: Any = np.float64) -> np.ndarray:
+    """Return `value` as a finite, non-empty 2-D array of `dtype`; integers are converted."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iufb":
+        raise TypeError(f"{name} must hold real numbers, not {array.dtype}")
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(f"{name} must be a non-empty matrix, not an array of shape {array.shape}")
+    array = array.astype(dtype, copy=False)
+    if not np.isfinite(array).all():
+        bad = array.size - int(np.isfinite(array).sum())
+        raise ValueError(f"{name} must be finite, but {bad} of its {array.size} entries are not")
+    return array
+
+
+def device(name: Any) -> str:
+    """Return the device that `name` asks for: ``"cpu"``; raise where it is not to be had."""
+    if name in ("cpu", "auto"):
+        return "cpu"
+    if isinstance(name, str) and (name == "gpu" or name.startswith("gpu:")):
+        raise ValueError(
+            f"device is {name!r}, but this version of fastdln computes on the CPU only;"
+            " use 'cpu' or 'auto'"
+        )
+    raise ValueError(f"device must be 'cpu', 'gpu' or 'auto', not {name!r}")
