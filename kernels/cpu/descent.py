@@ -3,12 +3,14 @@
 import math
 
 from .chain import clear_columns, suffix_products, update_layers
-from .jit import kernel
+from .jit import exact_kernel, kernel
 from .layout import PRODUCT, STRIDE
 from .team import meet
 
 
-@kernel
+# Exact: with sums free to be reordered the compiler's run-time checks on where the buffers lie
+# chose between two orders, and the last bit of the loss changed from run to run.
+@exact_kernel
 def residual(products, layers, scale, target, C, rate, q, q_padded):
     """Return ``½‖M∘S − T‖²`` in float64 and leave ``−rate·(M∘S − T)∘S`` in C.
 

@@ -17,4 +17,5 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def exact_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a kernel whose every rounding is as written, so that its values can be pinned."""
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    # Stated, not left out: a kernel called by a fast-math kernel would inherit its flags.
+    return numba.njit(cache=True, nogil=True, fastmath=False, error_model="numpy")(function)
