@@ -1,0 +1,171 @@
+"""What this machine and installation offer, for bug reports and for reading timings."""
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from . import memory, parallel
+
+PACKAGES = (
+    "fastdln",
+    "numpy",
+    "numba",
+    "llvmlite",
+    "scipy",
+    "xarray",
+    "zarr",
+    "matplotlib",
+    "distributed",
+)
+CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
+UNKNOWN = "unknown"
+
+
+class Info(dict[str, dict[str, str]]):
+    """Sections of names and values; `str` lays them out for reading."""
+
+    def __str__(self) -> str:
+        width = max(len(name) for section in self.values() for name in section)
+        lines = []
+        for title, section in self.items():
+            lines.append(title)
+            lines.extend(f"  {name:<{width}}  {value}" for name, value in section.items())
+        return "\n".join(lines)
+
+
+def info() -> Info:
+    """Return versions, processor, caches, threads, memory, BLAS and GPU, as text.
+
+    Returns
+    -------
+    Info
+        A dict of sections, each a dict of str to str; ``print(info())`` is readable. What
+        cannot be found out is ``"unknown"``; of what is not there the value says why.
+    """
+    return Info(
+        {
+            "versions": _versions(),
+            "processor": {
+                "name": _processor(),
+                "vectors": _vectors(),
+                "threads": f"{parallel.threads()} used by fastdln",
+                **_caches(),
+            },
+            "memory": _memory(),
+            "BLAS": {"NumPy": _blas()},
+            "GPU": _gpu(),
+        }
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": f"{platform.python_version()} ({platform.system()} {platform.machine()})"}
+    for name in PACKAGES:
+        found[name] = _version(name) or "not installed"
+    return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """Return the processor's name as its maker gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return _sysctl("machdep.cpu.brand_string") or platform.processor() or UNKNOWN
+
+
+def _vectors() -> str:
+    """Return the widest vectors that compiled kernels may use."""
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features()
+    for name, text in (
+        ("avx512f", "512 bits (AVX-512)"),
+        ("avx2", "256 bits (AVX2)"),
+        ("avx", "256 bits (AVX)"),
+        ("sse2", "128 bits (SSE2)"),
+        ("sve", "scalable (SVE)"),
+        ("neon", "128 bits (NEON)"),
+    ):
+        if features.get(name):
+            return text
+    return UNKNOWN
+
+
+def _caches(root: str = "/sys/devices/system/cpu/cpu0/cache") -> dict[str, str]:
+    """Return the sizes of the first core's data caches."""
+    found = {}
+    for index in sorted(Path(root).glob("index*")):
+        try:
+            level, kind, size = (
+                (index / name).read_text().strip() for name in ("level", "type", "size")
+            )
+        except OSError:
+            continue
+        if kind != "Instruction":
+            found[f"L{level} cache"] = size
+    return found or _mac_caches() or {"caches": UNKNOWN}
+
+
+def _mac_caches() -> dict[str, str]:
+    names = {"L1 cache": "hw.l1dcachesize", "L2 cache": "hw.l2cachesize"}
+    sizes = {name: _sysctl(key) for name, key in names.items()}
+    return {name: memory.readable(int(size)) for name, size in sizes.items() if size}
+
+
+def _sysctl(name: str) -> str | None:
+    if sys.platform != "darwin":
+        return None
+    done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _memory() -> dict[str, str]:
+    import psutil
+
+    return {
+        "installed": memory.readable(psutil.virtual_memory().total),
+        "available": memory.readable(memory.available()),
+    }
+
+
+def _blas() -> str:
+    """Return the BLAS that NumPy was built with."""
+    import numpy as np
+
+    # mode="dicts" prints nothing and returns what the build recorded.
+    config: Any = np.show_config(mode="dicts")
+    blas = config.get("Build Dependencies", {}).get("blas", {})
+    return f"{blas.get('name', UNKNOWN)} {blas.get('version', '')}".strip()
+
+
+def _gpu() -> dict[str, str]:
+    """Return the GPU that CuPy sees, or why there is none."""
+    installed = [f"{name} {found}" for name in CUPY if (found := _version(name))]
+    if not installed:
+        why = "CuPy is not installed (pip install 'fastdln[cuda12]' or 'fastdln[cuda13]')"
+        return {"device": f"none: {why}"}
+    return {"CuPy": ", ".join(installed), "device": _cuda_device()}
+
+
+def _cuda_device() -> str:
+    try:
+        import cupy
+
+        count = cupy.cuda.runtime.getDeviceCount()
+        names = [cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
+    except Exception as error:  # a missing driver shows as many kinds of error
+        return f"none: {' '.join(str(error).split())}"
+    return ", ".join(names) or "none: the driver sees no card"
