@@ -1,11 +1,13 @@
 """Least-squares regression, and its exact reduction to the row space of the data."""
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import check
+from .random import Stream, seed_key, standard_normal, stream_id
 
 
 class Regression:
@@ -127,3 +129,20 @@ def reduce_regression(X: np.ndarray, Y: np.ndarray) -> ReducedRegression:
     return ReducedRegression(
         np.ascontiguousarray(U[:, :rank]), s[:rank] * unit, target, 0.5 * float(np.sum(rest**2))
     )
+
+
+def paper_regression(seed: Any = 0) -> Regression:
+    """Return the paper's data: ``X ∈ R^{1024×16}``, ``W* ∈ R^{10×1024}``, ``Y = W* X``.
+
+    Parameters
+    ----------
+    seed : int or what `numpy.random.default_rng` accepts
+
+    References
+    ----------
+    Hu, Xiao & Pennington, ICLR 2020, section 6: entries of X and W* are independent N(0, 1).
+    """
+    key = seed_key(seed)
+    X = standard_normal(key, stream_id(Stream.DATA_INPUT), (1024, 16))
+    W = standard_normal(key, stream_id(Stream.DATA_TARGET), (10, 1024))
+    return Regression(X, W @ X)

@@ -103,7 +103,8 @@ def suffix_products(weights, layers, products, q, q_padded, lane, rank, team, me
     last = layers.shape[0] - 1
     begin, end = share(layers[last, STRIDE], rank, team)
     stride = layers[last, STRIDE]
-    for a in range(q):
+    # The padded rows of a product are those of the layer, which are zero.
+    for a in range(q_padded):
         source = weights[layers[last, OFFSET] + a * stride :]
         target = products[layers[last, PRODUCT] + a * stride :]
         for j in range(begin, end):

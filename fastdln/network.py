@@ -1,0 +1,147 @@
+"""A deep linear network: its normalised weights, input first."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import check
+
+
+class Network:
+    """A deep linear network ``f(x) = Ŵ_L ··· Ŵ_1 x`` in normalised weights.
+
+    The normalised weights are the paper's ``W_i`` divided by the square root of the layer's
+    number of rows, so that the paper's factor α is folded in and never formed
+    (Hu, Xiao & Pennington 2020, section 2).
+
+    Parameters
+    ----------
+    weights : sequence of array_like
+        ``Ŵ_1 … Ŵ_L``, input first; layer i has as many columns as layer i−1 has rows. Integers
+        are converted to float64; otherwise all layers share one of float32 and float64.
+
+    Raises
+    ------
+    TypeError
+        If a layer is neither of real numbers nor of the other layers' dtype.
+    ValueError
+        If there is no layer, a layer is empty, not a matrix or not finite, or the chain of
+        shapes is broken.
+    """
+
+    def __init__(self, weights: Sequence[ArrayLike]):
+        layers = [np.asarray(w) for w in weights]
+        if not layers:
+            raise ValueError("weights must hold at least one layer, but it is empty")
+        self.weights: Sequence[np.ndarray] = _checked(layers)
+
+    @classmethod
+    def trusted(cls, weights: Sequence[np.ndarray]) -> "Network":
+        """Wrap weights that are known to fit, and may be formed only when asked for."""
+        network = cls.__new__(cls)
+        network.weights = weights
+        return network
+
+    def __repr__(self) -> str:
+        shape = f"d_x={self.d_x}, d_y={self.d_y}, depth={self.depth}"
+        return f"Network({shape}, widths={_short(self.widths)}, dtype={self.dtype})"
+
+    @property
+    def depth(self) -> int:
+        """Number of layers L."""
+        return len(self.weights)
+
+    @property
+    def d_x(self) -> int:
+        """Input dimension."""
+        return self.shapes[0][1]
+
+    @property
+    def d_y(self) -> int:
+        """Output dimension."""
+        return self.shapes[-1][0]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Hidden widths ``(m_1, …, m_{L-1})``."""
+        return tuple(rows for rows, _ in self.shapes[:-1])
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Shape of every layer."""
+        known = getattr(self.weights, "shapes", None)
+        return known if known is not None else tuple(w.shape for w in self.weights)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The weights' dtype, float32 or float64."""
+        known = getattr(self.weights, "dtype", None)
+        return known if known is not None else self.weights[0].dtype
+
+    @property
+    def layer_scales(self) -> np.ndarray:
+        """``√rows`` of every layer, float64: ``W_i = layer_scales[i] * weights[i]``."""
+        return np.sqrt([rows for rows, _ in self.shapes])
+
+    def end_to_end(self) -> np.ndarray:
+        """Return the end-to-end matrix ``M = Ŵ_L ··· Ŵ_1``, shape (d_y, d_x)."""
+        if self.d_y <= self.d_x:
+            product = self.weights[-1]
+            for i in range(self.depth - 2, -1, -1):
+                product = product @ self.weights[i]
+        else:
+            product = self.weights[0]
+            for i in range(1, self.depth):
+                product = self.weights[i] @ product
+        return np.array(product)
+
+
+def _short(widths: tuple[int, ...]) -> str:
+    if len(widths) > 8 and len(set(widths)) == 1:
+        return f"({widths[0]},)*{len(widths)}"
+    return str(widths) if len(widths) <= 8 else f"({widths[0]}, {widths[1]}, …, {widths[-1]})"
+
+
+def _checked(layers: list[np.ndarray]) -> list[np.ndarray]:
+    floats = [w for w in layers if w.dtype.kind == "f"]
+    dtype = check.float_dtype(floats[0].dtype) if floats else np.dtype("float64")
+    checked = []
+    for i, w in enumerate(layers, start=1):
+        if w.dtype.kind == "f" and w.dtype != dtype:
+            raise TypeError(f"weights must share one dtype, but layer {i} is {w.dtype}, not {dtype}")
+        checked.append(check.finite_matrix(f"layer {i}", w, dtype))
+    for i, (lower, upper) in enumerate(zip(checked, checked[1:], strict=False), start=1):
+        if upper.shape[1] != lower.shape[0]:
+            raise ValueError(
+                f"layer {i + 1} of shape {upper.shape} must have as many columns as layer {i} of"
+                f" shape {lower.shape} has rows"
+            )
+    return checked
+
+
+def hidden_widths(width: Any, depth: Any) -> tuple[int, ...]:
+    """Return the hidden widths ``(m_1, …, m_{L-1})`` that `width` and `depth` stand for.
+
+    Parameters
+    ----------
+    width : int or sequence of int
+        One width for all hidden layers, or one for each.
+    depth : int or None
+        Number of layers L ≥ 1; may be left out where `width` lists all hidden widths.
+    """
+    if np.ndim(width) == 0:
+        if depth is None:
+            raise ValueError("depth must be given where width is one number")
+        if width is None:
+            raise ValueError("width must be given: one number, or a list of hidden widths")
+        width = check.positive_integer("width", width)
+        return (width,) * (check.positive_integer("depth", depth) - 1)
+    widths = tuple(check.positive_integer(f"width[{i}]", w) for i, w in enumerate(width))
+    if depth is not None and check.positive_integer("depth", depth) != len(widths) + 1:
+        raise ValueError(
+            f"width lists {len(widths)} hidden widths, which makes depth {len(widths) + 1},"
+            f" but depth is {depth}"
+        )
+    return widths

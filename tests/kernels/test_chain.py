@@ -1,0 +1,122 @@
+"""The two-pass step against backpropagation in float64, on shapes around every block size."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import naive
+import numpy as np
+import pytest
+
+from fastdln.kernels.cpu import chain, layout, team
+from fastdln.kernels.cpu.tiles import lanes
+
+# Depth 1 and 2, width 1, primes, just over a vector and over a block of 16 terms, q of 1, 2, 3, 5,
+# 10, 11, 16, 17 and above the width, rectangular hidden layers.
+SHAPES = [
+    (1, 1), (7, 4), (1, 1, 1), (5, 17, 3), (16, 33, 10), (9, 13, 1), (3, 2, 11), (20, 31, 67, 5, 16),
+    (17, 65, 64, 2), (4, 3, 17), (40, 129, 10), (12, 7, 7, 7, 7, 7),
+]  # fmt: skip
+# One rounding per term of sums up to 129 long, and a few layers on top of each other.
+ATOL = {"float32": 2e-5, "float64": 5e-14}
+
+
+class Packed:
+    """A network packed for the kernels, with its products and co-state buffers."""
+
+    def __init__(self, weights, dtype):
+        widths = (weights[0].shape[1], *(w.shape[0] for w in weights))
+        self.layout = layout.make_layout(widths, dtype)
+        self.weights = layout.aligned_zeros(self.layout.size, dtype)
+        for i, w in enumerate(weights):
+            self.layout.view(self.weights, i)[:] = w
+        # Garbage in the buffers must not matter.
+        self.products = layout.aligned_zeros(self.layout.product_size, dtype) + np.nan
+        edge = self.layout.q_padded * self.layout.widest
+        self.C, self.D = (layout.aligned_zeros(edge, dtype) for _ in range(2))
+
+    def geometry(self):
+        return self.layout.q, self.layout.q_padded, lanes(self.layout.dtype)
+
+    def layers(self):
+        return [self.layout.view(self.weights, i) for i in range(self.layout.depth)]
+
+    def product(self, layer):
+        offset, stride = self.layout.layers[layer, [layout.PRODUCT, layout.STRIDE]]
+        rows = self.products[offset : offset + self.layout.q * stride]
+        return rows.reshape(self.layout.q, stride)[:, : self.layout.widths[layer]]
+
+    def padding(self):
+        total = sum(float(np.abs(w).sum(dtype=np.float64)) for w in self.layers())
+        return float(np.abs(self.weights).sum(dtype=np.float64)) - total
+
+
+def on_team(size, kernel, *arguments):
+    meeting = team.new_meeting()
+    with ThreadPoolExecutor(size) as pool:
+        runs = [pool.submit(kernel, *arguments, rank, size, meeting) for rank in range(size)]
+        for run in runs:
+            run.result()
+
+
+def random_layers(widths, rng):
+    pairs = zip(widths, widths[1:], strict=False)
+    return [rng.standard_normal((m, n)) / np.sqrt(n) for n, m in pairs]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("widths", SHAPES, ids=str)
+def test_suffix_products(widths, size, dtype, rng):
+    weights = [w.astype(dtype) for w in random_layers(widths, rng)]
+    packed = Packed(weights, dtype)
+    on_team(
+        size, chain.suffix_products, packed.weights, packed.layout.layers, packed.products,
+        *packed.geometry(),
+    )  # fmt: skip
+    for layer in range(len(weights)):
+        np.testing.assert_allclose(
+            packed.product(layer), naive.end_to_end(weights[layer:]), rtol=0, atol=ATOL[dtype]
+        )
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("widths", SHAPES, ids=str)
+def test_update_is_backpropagation_with_a_rate_per_layer(widths, size, dtype, rng):
+    weights = [w.astype(dtype) for w in random_layers(widths, rng)]
+    G = rng.standard_normal((widths[-1], widths[0]))
+    rates = rng.uniform(0.1, 1, len(weights)).astype(dtype)
+    packed = Packed(weights, dtype)
+    arguments = packed.weights, packed.layout.layers, packed.products
+    on_team(size, chain.suffix_products, *arguments, *packed.geometry())
+    stride = packed.layout.layers[0, layout.STRIDE]
+    C = packed.C[: packed.layout.q_padded * stride].reshape(-1, stride)
+    C[: widths[-1], : widths[0]] = -rates[0] * G
+    on_team(
+        size, chain.update_layers, *arguments, packed.C, packed.D, rates, *packed.geometry()
+    )
+    gradients = naive.backpropagation(weights, G)
+    for got, w, g, rate in zip(packed.layers(), weights, gradients, rates, strict=True):
+        scale = 1 + np.abs(g).max()
+        np.testing.assert_allclose(got, w - rate * g, rtol=0, atol=ATOL[dtype] * scale)
+    assert packed.padding() == pytest.approx(0, abs=1e-9 * packed.layout.size)
+
+
+@pytest.mark.parametrize("q", range(1, 40))
+def test_padded_rows_are_made_of_tiles(q):
+    left = layout.pad_rows(q)
+    assert q <= left <= q + 2
+    while left:
+        left -= chain.strip_rows(left)
+        assert left >= 0
+
+
+def test_padded_columns_stay_zero(rng):
+    packed = Packed(random_layers((5, 17, 3), rng), "float64")
+    whole = packed.weights.copy()
+    for w in packed.layers():
+        w[:] = 0
+    assert not packed.weights.any()
+    assert whole.any()
+
+
+def test_views_are_aligned_to_cache_lines():
+    assert layout.aligned_zeros(100, "float32").ctypes.data % 64 == 0
+    assert layout.aligned_zeros(1, "float64").ctypes.data % 64 == 0
