@@ -38,7 +38,7 @@ def _product_strip(n):
     return strip
 
 
-_strip1, _strip2, _strip4, _strip5 = (_product_strip(n) for n in (1, 2, 4, 5))
+_strip1, _strip2, strip4, _strip5 = (_product_strip(n) for n in (1, 2, 4, 5))
 
 
 @kernel
@@ -61,7 +61,7 @@ def add_product(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, lane
         if n == 5:
             _strip5(X, x, x_row, x_k, Y, y0, y_k, out, o, o_row, count, lane, begin, end)
         elif n == 4:
-            _strip4(X, x, x_row, x_k, Y, y0, y_k, out, o, o_row, count, lane, begin, end)
+            strip4(X, x, x_row, x_k, Y, y0, y_k, out, o, o_row, count, lane, begin, end)
         elif n == 2:
             _strip2(X, x, x_row, x_k, Y, y0, y_k, out, o, o_row, count, lane, begin, end)
         else:
@@ -135,9 +135,9 @@ def _suffix_product(weights, layers, products, layer, q_padded, lane, rank, team
 
 @kernel
 def update_layers(
-    weights, layers, products, C, D, rates, q, q_padded, lane, rank, team, meeting
+    weights, layers, products, C, D, rates, decay, q, q_padded, lane, rank, team, meeting
 ):
-    """Pass 2: ``W_l −= η_l B_lᵀ C_{l-1}`` and ``C_l = C_{l-1} W_lᵀ`` in one visit per layer.
+    """Pass 2: ``W_l := decay·W_l − η_l B_lᵀ C_{l-1}``, ``C_l = C_{l-1} W_lᵀ``, one visit a layer.
 
     Parameters
     ----------
@@ -145,6 +145,8 @@ def update_layers(
         C holds ``−η_1 G`` on entry (stride of layer 1); both are overwritten.
     rates : ndarray of the weights' dtype, shape (depth,)
         The step size of every layer.
+    decay : float
+        What weight decay leaves of the weights: ``1 − η λ``, 1 without.
 
     Notes
     -----
@@ -153,15 +155,10 @@ def update_layers(
     """
     last = layers.shape[0] - 1
     for layer in range(last):
-        blocks = (layers[layer, ROWS] + 3) // 4
-        begin, end = share(blocks, rank, team)
+        begin, end = share(row_blocks(layers, layer), rank, team)
         for block in range(begin, end):
-            _visit(weights, layers, products, C, D, layer, 4 * block, q_padded, lane)
-        if end == blocks:
-            clear_columns(D, layers[layer + 1, STRIDE], q_padded, 4 * blocks)
-        if rates[layer + 1] != rates[layer]:
-            factor = rates[layer + 1] / rates[layer]
-            _rescale(D, layers[layer + 1, STRIDE], q, 4 * begin, 4 * end, factor)
+            _visit(weights, layers, products, C, D, layer, 4 * block, decay, q_padded, lane)
+        finish_costate(layers, layer, D, rates, q, q_padded, begin, end)
         C, D = D, C
         meet(meeting, team)
     stride = layers[last, STRIDE]
@@ -170,19 +167,38 @@ def update_layers(
         target = weights[layers[last, OFFSET] + a * stride :]
         source = C[a * stride :]
         for j in range(begin, end):
-            target[np.uintp(j)] += source[np.uintp(j)]
+            target[np.uintp(j)] = decay * target[np.uintp(j)] + source[np.uintp(j)]
     meet(meeting, team)
 
 
 @kernel
-def _visit(weights, layers, products, C, D, layer, row, q_padded, lane):
+def row_blocks(layers, layer):
+    """Return how many blocks of four rows a layer has."""
+    return (layers[layer, ROWS] + 3) // 4
+
+
+@kernel
+def finish_costate(layers, layer, D, rates, q, q_padded, begin, end):
+    """Clear the next co-state's padding and rescale this member's columns to the next rate."""
+    blocks, stride = row_blocks(layers, layer), layers[layer + 1, STRIDE]
+    if end == blocks:
+        clear_columns(D, stride, q_padded, 4 * blocks)
+    if rates[layer + 1] != rates[layer]:
+        factor = rates[layer + 1] / rates[layer]
+        _rescale(D, stride, q, 4 * begin, 4 * end, factor)
+
+
+@kernel
+def _visit(weights, layers, products, C, D, layer, row, decay, q_padded, lane):
     """Form four columns of the next C from four rows of a layer, then update those rows."""
     stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
     w = layers[layer, OFFSET] + row * stride
     vectors = stride // lane
     dot_rows(C, 0, stride, weights, w, stride, D, row, above, q_padded, vectors)
+    if decay != 1:
+        weights[w : w + 4 * stride] *= decay
     b = layers[layer + 1, PRODUCT] + row
-    _strip4(
+    strip4(
         products, b, 1, above, C, 0, stride, weights, w, stride, q_padded, lane, 0, vectors
     )
 

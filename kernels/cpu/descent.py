@@ -2,17 +2,20 @@
 
 import math
 
+import numpy as np
+
 from .chain import clear_columns, suffix_products, update_layers
 from .jit import exact_kernel, kernel
 from .layout import PRODUCT, STRIDE
 from .team import meet
+from .velocity import update_layers_with_velocity
 
 
 # Exact: with sums free to be reordered the compiler's run-time checks on where the buffers lie
 # chose between two orders, and the last bit of the loss changed from run to run.
 @exact_kernel
-def residual(products, layers, scale, target, C, rate, q, q_padded):
-    """Return ``½‖M∘S − T‖²`` in float64 and leave ``−rate·(M∘S − T)∘S`` in C.
+def residual(products, layers, scale, target, C, factor, q, q_padded):
+    """Return ``½‖M∘S − T‖²`` in float64 and leave ``−factor·(M∘S − T)∘S`` in C.
 
     Parameters
     ----------
@@ -26,25 +29,26 @@ def residual(products, layers, scale, target, C, rate, q, q_padded):
         for b in range(n):
             r = products[base + a * stride + b] * scale[a, b] - target[a, b]
             total += r * r
-            C[a * stride + b] = -rate * r * scale[a, b]
+            C[a * stride + b] = -factor * r * scale[a, b]
     return 0.5 * total
 
 
 @kernel
-def _evaluate(weights, layers, products, C, rates, scale, target, constant, losses, t,
+def _evaluate(weights, layers, products, C, factor, scale, target, constant, losses, t,
               q, q_padded, lane, rank, team, meeting):  # fmt: skip
-    """Fill ``losses[t]`` and leave the scaled gradient with respect to M in C."""
+    """Fill ``losses[t]`` and leave ``−factor·G`` in C."""
     suffix_products(weights, layers, products, q, q_padded, lane, rank, team, meeting)
     if rank == 0:
         losses[t] = constant + residual(
-            products, layers, scale, target, C, rates[0], q, q_padded
+            products, layers, scale, target, C, factor, q, q_padded
         )
     meet(meeting, team)
 
 
 @kernel
-def descend(weights, layers, products, C, D, rates, scale, target, constant, losses, start, stop,
-            floor, q, q_padded, lane, rank, team, meeting):  # fmt: skip
+def descend(weights, layers, products, C, D, velocity, rates, pulls, decay, momentum, nesterov,
+            scale, target, constant, losses, start, stop, floor, q, q_padded, lane,
+            rank, team, meeting):  # fmt: skip
     """Advance from step `start` to `stop`; return the last step whose loss is known.
 
     Every member of the team calls this with its own rank. ``start = -1`` evaluates the loss
@@ -55,8 +59,14 @@ def descend(weights, layers, products, C, D, rates, scale, target, constant, los
     weights, products, C, D : ndarray
         The network, its products and two co-state buffers, as laid out by `Layout`; C carries
         the gradient from one call to the next.
-    rates : ndarray, shape (depth,)
-        Step size of every layer.
+    velocity : ndarray
+        Empty for plain gradient descent, else laid out as the weights.
+    rates, pulls : ndarray, shape (depth,)
+        Step size and, with a velocity, weight decay of every layer.
+    decay : float
+        Without a velocity, what weight decay leaves of the weights in one step.
+    momentum, nesterov
+        See `update_layers_with_velocity`.
     scale, target : ndarray of float64, shape (q, n)
         The reduced regression, transposed where the chain is mirrored.
     constant : float
@@ -64,15 +74,23 @@ def descend(weights, layers, products, C, D, rates, scale, target, constant, los
     losses : ndarray of float64
         Written at every step taken.
     """
+    plain = velocity.size == 0
+    factor = np.float64(rates[0]) if plain else -1.0
     t = start
     if t < 0:
         t = 0
-        _evaluate(weights, layers, products, C, rates, scale, target, constant, losses, t,
+        _evaluate(weights, layers, products, C, factor, scale, target, constant, losses, t,
                   q, q_padded, lane, rank, team, meeting)  # fmt: skip
     while t < stop and math.isfinite(losses[t]) and losses[t] > floor:
-        update_layers(weights, layers, products, C, D, rates, q, q_padded, lane,
-                      rank, team, meeting)  # fmt: skip
+        if plain:
+            update_layers(weights, layers, products, C, D, rates, decay, q, q_padded, lane,
+                          rank, team, meeting)  # fmt: skip
+        else:
+            update_layers_with_velocity(
+                weights, layers, products, C, D, velocity, rates, pulls, momentum, nesterov,
+                q, q_padded, lane, rank, team, meeting,
+            )  # fmt: skip
         t += 1
-        _evaluate(weights, layers, products, C, rates, scale, target, constant, losses, t,
+        _evaluate(weights, layers, products, C, factor, scale, target, constant, losses, t,
                   q, q_padded, lane, rank, team, meeting)  # fmt: skip
     return t

@@ -79,7 +79,9 @@ def test_suffix_products(widths, size, dtype, rng):
 
 @pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("widths", SHAPES, ids=str)
-def test_update_is_backpropagation_with_a_rate_per_layer(widths, size, dtype, rng):
+@pytest.mark.parametrize("decay", [1, 0.75])
+def test_update_is_backpropagation_with_a_rate_per_layer(widths, decay, size, dtype, rng):
+    decay = np.dtype(dtype).type(decay)
     weights = [w.astype(dtype) for w in random_layers(widths, rng)]
     G = rng.standard_normal((widths[-1], widths[0]))
     rates = rng.uniform(0.1, 1, len(weights)).astype(dtype)
@@ -90,12 +92,13 @@ def test_update_is_backpropagation_with_a_rate_per_layer(widths, size, dtype, rn
     C = packed.C[: packed.layout.q_padded * stride].reshape(-1, stride)
     C[: widths[-1], : widths[0]] = -rates[0] * G
     on_team(
-        size, chain.update_layers, *arguments, packed.C, packed.D, rates, *packed.geometry()
-    )
+        size, chain.update_layers, *arguments, packed.C, packed.D, rates, decay,
+        *packed.geometry(),
+    )  # fmt: skip
     gradients = naive.backpropagation(weights, G)
     for got, w, g, rate in zip(packed.layers(), weights, gradients, rates, strict=True):
         scale = 1 + np.abs(g).max()
-        np.testing.assert_allclose(got, w - rate * g, rtol=0, atol=ATOL[dtype] * scale)
+        np.testing.assert_allclose(got, decay * w - rate * g, rtol=0, atol=ATOL[dtype] * scale)
     assert packed.padding() == pytest.approx(0, abs=1e-9 * packed.layout.size)
 
 
