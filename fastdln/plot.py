@@ -97,7 +97,7 @@ def loss_curves(
 
     Of a sweep, a row of panels for each init and a panel for each depth, with a line for each
     width (the median over seeds), as in Figure 2 of Hu, Xiao & Pennington (ICLR 2020). A run
-    that diverged ends in a cross. Of training results, one panel with a line for each.
+    that converged ends in a dot, one that diverged in a cross. Of training results, one panel with a line for each.
 
     Parameters
     ----------
@@ -204,7 +204,8 @@ def _draw_heatmaps(
     low = _lowest(levels.sel(step=steps).values) if lowest is None else float(lowest)
     if not low < 0:
         raise ValueError(f"lowest must be less than 0, not {low}")
-    figure = Figure(figsize=(4.1 * len(inits) + 1.2, 3.3 * len(steps) + 1.0), layout="constrained")
+    size = max(4.1 * len(inits) + 1.2, 7.0), 3.3 * len(steps) + 1.0
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(steps), len(inits), squeeze=False, sharex=True, sharey=True)
     norm = Normalize(low, 0)
     for row, step in enumerate(steps):
@@ -344,30 +345,50 @@ def _draw_sweep_curves(dataset: "xr.Dataset", scale: str, title: str | None) -> 
             ax = axes[row, column]
             layers = f"{depth:,} layer" + ("s" if depth != 1 else "")
             ax.set_title(f"{init.capitalize()}, {layers}")
-            _draw_widths(ax, curves.sel(init=init, depth=depth))
+            cells = dataset.sel(init=init, depth=depth)
+            _draw_widths(ax, curves.sel(init=init, depth=depth), _converged_at(cells))
     _finish_curves(axes, scale)
-    lines = axes[0, 0].get_lines()[: dataset.sizes["width"]]
-    names = [f"{int(w):,}" for w in dataset["width"].values]
-    figure.legend(lines, names, title="width", loc="outside right center")
+    converged = bool((dataset["status"] == "converged").all("seed").any())
+    _explain_lines(figure, dataset, converged, bool(np.isposinf(curves).any()))
     heading = title or "Loss while training deep linear networks"
     figure.suptitle(heading, fontsize=13, fontweight="bold")
     return figure
 
 
-def _draw_widths(ax: "Axes", curves: "xr.DataArray") -> None:
-    """Draw a line for each width; where it diverged, a cross at its last finite loss."""
-    colours = _colours(curves.sizes["width"])
+def _converged_at(cells: "xr.Dataset") -> np.ndarray:
+    """Return for each width the step by which all seeds had converged; infinity if not all did."""
+    converged = (cells["status"] == "converged").all("seed")
+    return cells["steps_taken"].max("seed").where(converged, np.inf).values
+
+
+def _explain_lines(
+    figure: "Figure", dataset: "xr.Dataset", converged: bool, diverged: bool
+) -> None:
+    from matplotlib.lines import Line2D
+
+    names = [f"{int(w):,}" for w in dataset["width"].values]
+    handles = [Line2D([], [], color=colour) for colour in _colours(len(names))]
+    for name, marker, occurs in (("converged", "o", converged), ("diverged", "x", diverged)):
+        if occurs:
+            handles.append(Line2D([], [], linestyle="", marker=marker, color="#444444"))
+            names.append(name)
+    figure.legend(handles, names, title="width", loc="outside right center")
+
+
+def _draw_widths(ax: "Axes", curves: "xr.DataArray", converged_at: np.ndarray) -> None:
+    """Draw a line for each width, to where its run converged (a dot) or diverged (a cross)."""
     steps = curves["step"].values
-    ends = []
-    for colour, values in zip(colours, curves.values, strict=True):
-        finite = np.isfinite(values)
+    rows = zip(_colours(len(curves)), curves.values, converged_at, strict=True)
+    for colour, values, end in rows:
         # A loss of exactly zero has no place on a logarithmic axis.
-        ax.plot(steps, np.where(finite & (values > 0), values, np.nan), color=colour)
-        if np.isposinf(values).any() and finite.any():
-            last = np.flatnonzero(finite)[-1]
-            ends.append((steps[last], values[last], colour))
-    for x, y, colour in ends:
-        ax.plot(x, y, "x", color=colour, markersize=7, markeredgewidth=2, clip_on=False)
+        shown = np.flatnonzero(np.isfinite(values) & (values > 0))
+        reached = shown[steps[shown] >= end]
+        shown = shown[steps[shown] <= steps[reached[0]]] if reached.size else shown
+        ax.plot(steps[shown], values[shown], color=colour)
+        marker = "o" if reached.size else "x" if np.isposinf(values).any() else None
+        if marker and shown.size:
+            last = steps[shown[-1]], min(values[shown[-1]], HIGHEST)
+            ax.plot(*last, marker, color=colour, markeredgewidth=2, clip_on=False, zorder=3)
 
 
 def _draw_runs(runs: Mapping[str, Any], scale: str, title: str | None) -> "Figure":
@@ -381,7 +402,14 @@ def _draw_runs(runs: Mapping[str, Any], scale: str, title: str | None) -> "Figur
         ax.plot(np.arange(loss.size), shown, color=colour, label=name)
         finite = np.flatnonzero(np.isfinite(loss))
         if run.status == "diverged" and finite.size:
-            ax.plot(finite[-1], loss[finite[-1]], "x", color=MARK, markersize=8, clip_on=False)
+            ax.plot(
+                finite[-1],
+                min(loss[finite[-1]], HIGHEST),
+                "x",
+                color=MARK,
+                markersize=8,
+                clip_on=False,
+            )
     _finish_curves(np.array([[ax]]), scale)
     if len(runs) > 1:
         ax.legend()
@@ -390,12 +418,15 @@ def _draw_runs(runs: Mapping[str, Any], scale: str, title: str | None) -> "Figur
 
 
 def _finish_curves(axes: np.ndarray, scale: str) -> None:
+    lowest, highest = (
+        f(getattr(ax.dataLim, end) for ax in axes.flat) for f, end in ((min, "ymin"), (max, "ymax"))
+    )
     for ax in axes.flat:
         ax.set_yscale("log")
         ax.set_xscale(scale)
-        if ax.dataLim.ymax > HIGHEST:
-            # Data far outside overflows Matplotlib's search for ticks, so the limit comes first.
-            ax.set_ylim(top=HIGHEST)
+        if highest > HIGHEST:
+            # Data far outside would overflow Matplotlib's search for ticks.
+            ax.set_ylim(lowest / 3, HIGHEST)
         ax.axhline(1, color="#999999", linewidth=0.8, zorder=0)
         ax.margins(x=0.02)
     for ax in axes[-1]:

@@ -1,0 +1,206 @@
+"""The figures of the paper, at three sizes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import check, parallel
+from .cells import Grid
+from .progress import duration
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+INITS = ("gaussian", "orthogonal")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The networks of a figure.
+
+    Attributes
+    ----------
+    widths, depths : tuple of int
+    steps : int
+        Gradient steps of each network, at the largest step size of Theorem 4.1.
+    record_steps : tuple of int
+        Steps whose loss is kept.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    steps: int
+    record_steps: tuple[int, ...]
+
+
+def _from_to(first: int, last: int, count: int) -> tuple[int, ...]:
+    """Return `count` whole numbers evenly spaced from `first` to `last`."""
+    return tuple(round(first + i * (last - first) / (count - 1)) for i in range(count))
+
+
+# The paper shows t = 1258 and t = 10000; all presets draw Figure 1 at their record_steps.
+FIGURE1 = {
+    "quick": Preset(_from_to(10, 100, 10), (1, *range(10, 101, 10)), 1258, (0, 200, 1258)),
+    "laptop": Preset(
+        (10, *range(50, 501, 50)), (1, 25, *range(50, 301, 50)), 10_000, (0, 1258, 10_000)
+    ),
+    "paper": Preset(_from_to(10, 1000, 20), _from_to(1, 700, 20), 10_000, (0, 1258, 10_000)),
+}
+FIGURE2 = {
+    "quick": Preset((30, 100, 300), (5, 20, 80), 1258, tuple(range(0, 1259, 17))),
+    "laptop": Preset((25, 100, 400), (10, 50, 250), 10_000, tuple(range(0, 10_001, 50))),
+    "paper": Preset((100, 400, 1000), (50, 200, 700), 10_000, tuple(range(0, 10_001, 50))),
+}
+
+
+def figure1(
+    preset: str = "quick",
+    output: Any = None,
+    *,
+    progress: bool = True,
+    client: Any = None,
+    say: Callable[[str], None] | None = None,
+) -> tuple[Path, ...]:
+    """Train the networks of the paper's Figure 1 and draw it.
+
+    Heatmaps of ``log10(ℓ(t)/ℓ(0))`` over width × depth on the paper's data, for Gaussian and
+    orthogonal initialisation and two numbers of steps (Hu, Xiao & Pennington 2020, section 6).
+    Interrupted, it continues when called again.
+
+    Parameters
+    ----------
+    preset : {"quick", "laptop", "paper"}
+        Which widths, depths and steps; ``"paper"`` is the paper's.
+    output : path, optional
+        Directory for ``figure1.png``, ``figure1.svg`` and ``figure1.zarr`` (the sweep); None
+        means ``figure1-PRESET`` in the current directory.
+    progress : bool
+        Whether to show progress on standard error.
+    client : dask.distributed.Client, optional
+        Train on this cluster.
+    say : callable, optional
+        Called with lines to print: the estimated time before the start.
+
+    Returns
+    -------
+    tuple of pathlib.Path
+        The PNG, the SVG and the store.
+
+    Raises
+    ------
+    ValueError
+        If there is no such preset, or `output` holds something else.
+    MemoryError, OSError, KeyboardInterrupt
+        As `fastdln.sweep` does.
+    """
+
+    def draw(dataset: "xr.Dataset") -> "Figure":
+        from .plot import heatmaps
+
+        return heatmaps(dataset, [int(s) for s in dataset["step"].values if s])
+
+    return _figure("figure1", FIGURE1, preset, output, draw, progress, client, say)
+
+
+def figure2(
+    preset: str = "quick",
+    output: Any = None,
+    *,
+    progress: bool = True,
+    client: Any = None,
+    say: Callable[[str], None] | None = None,
+) -> tuple[Path, ...]:
+    """Train the networks of the paper's Figure 2 and draw it: loss against steps.
+
+    Parameters, results and errors are those of `figure1`, with ``figure2`` in all names.
+    """
+
+    def draw(dataset: "xr.Dataset") -> "Figure":
+        from .plot import loss_curves
+
+        return loss_curves(dataset)
+
+    return _figure("figure2", FIGURE2, preset, output, draw, progress, client, say)
+
+
+def _figure(
+    name: str,
+    presets: dict[str, Preset],
+    preset: str,
+    output: Any,
+    draw: Callable[["xr.Dataset"], "Figure"],
+    progress: bool,
+    client: Any,
+    say: Callable[[str], None] | None,
+) -> tuple[Path, ...]:
+    from .plot import save
+
+    chosen = presets[check.one_of("preset", preset, presets)]
+    directory = _directory(output, f"{name}-{preset}")
+    if say is not None:
+        say(_announcement(name, preset, chosen, known=client is None))
+    store = directory / f"{name}.zarr"
+    figure = draw(_sweep(chosen, store, progress, client))
+    files = directory / f"{name}.png", directory / f"{name}.svg"
+    for file in files:
+        save(figure, file)
+    return (*files, store)
+
+
+def _directory(output: Any, default: str) -> Path:
+    """Return the directory for the results, made if need be."""
+    from .store import local_path
+
+    directory = local_path(default if output is None else output)
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"output must be a directory, but {directory} is a file")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"{directory} cannot be created: {error.strerror}") from None
+    return directory
+
+
+def _sweep(preset: Preset, store: Path, progress: bool, client: Any) -> "xr.Dataset":
+    from .regression import paper_regression
+    from .sweeps import sweep
+
+    return sweep(
+        paper_regression(),
+        preset.widths,
+        preset.depths,
+        INITS,
+        steps=preset.steps,
+        record_steps=preset.record_steps,
+        store=store,
+        client=client,
+        progress=progress,
+        dtype="float32",
+    )
+
+
+def _announcement(name: str, preset: str, chosen: Preset, known: bool) -> str:
+    """Say what will be trained and how long that takes on this machine."""
+    cells = len(INITS) * len(chosen.widths) * len(chosen.depths)
+    text = (
+        f"{name}, preset {preset}: {cells} networks, widths {chosen.widths[0]} to"
+        f" {chosen.widths[-1]:,}, depths {chosen.depths[0]} to {chosen.depths[-1]:,},"
+        f" {chosen.steps:,} steps"
+    )
+    if not known:
+        return text
+    return f"{text}; estimated time at most {duration(estimated_seconds(chosen))}"
+
+
+def estimated_seconds(preset: Preset, workers: int | None = None) -> float:
+    """Return how long a figure's networks would take on this machine: an upper estimate."""
+    from .estimate import estimate
+    from .regression import paper_regression
+    from .sweeps import Setting
+
+    setting = Setting.of(paper_regression(), preset.steps, preset.record_steps, "float32")
+    grid = Grid(INITS, preset.widths, preset.depths, (0,), setting.record_steps)
+    plans = {cell: setting.plan(cell) for cell in grid.cells()}
+    return estimate(setting, plans, workers or parallel.threads())
