@@ -70,7 +70,8 @@ _COS_6 = -6.329396344967424e-09
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile as `exact_kernel` does, and inline always: a call left over stops the vectoriser."""
-    return numba.njit(cache=True, nogil=True, error_model="numpy", forceinline=True)(function)
+    options = {"fastmath": False, "error_model": "numpy", "forceinline": True}
+    return numba.njit(cache=True, nogil=True, **options)(function)
 
 
 @inlined

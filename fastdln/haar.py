@@ -1,0 +1,212 @@
+"""Haar-distributed orthogonal matrices and frames, singly and in batches."""
+
+import math
+import numbers
+import queue
+from typing import Any
+
+import numpy as np
+
+from fastdln import check, memory, parallel
+from fastdln.kernels.cpu import haar as kernels
+from fastdln.kernels.cpu import reflectors as layout
+from fastdln.random import Seed, Stream, result_array, seed_key, stream_id
+from fastdln.reflectors import HaarReflectors, frame_shape
+
+__all__ = ["HaarReflectors", "haar_batch", "haar_orthogonal"]
+
+# What one thread does in a second, about: used only to cut work into pieces of about a
+# millisecond and to see when one matrix is worth several threads.
+_NORMALS_PER_SECOND = 6e8
+_FLOPS_PER_SECOND = 5e10
+_SECONDS_PER_MATRIX = 4e-6
+_SECONDS_PER_PIECE = 1e-3
+# A frame this tall is formed row piece by row piece: a panel of its columns leaves the caches.
+_TALL_ROWS = 65536
+# Rows from which a block of reflectors is taken through four panels before the next is
+# fetched, for all blocks together no longer fit the last cache.
+_GROUPED_ROWS = 2500
+
+
+def haar_orthogonal(
+    n: int,
+    p: int | None = None,
+    *,
+    size: int | tuple[int, ...] | None = None,
+    seed: Seed = None,
+    dtype: Any = "float64",
+    special: bool = False,
+    device: str = "cpu",
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    r"""Draw orthogonal matrices, or frames of orthonormal columns, from the uniform (Haar) law.
+
+    Parameters
+    ----------
+    n : int
+        Rows, at least 1.
+    p : int, optional
+        Columns, from 1 to n; n by default. With p < n the law is uniform on the Stiefel
+        manifold. The columns are the first p of the n × n matrix of the same seed.
+    size : int or tuple of int, optional
+        Shape of the batch; none by default. Matrix j of a batch, in C order, depends on `seed`
+        and j alone.
+    seed : None, int, sequence of int, SeedSequence, BitGenerator, Generator or RandomState
+        As for `numpy.random.default_rng`.
+    dtype : {"float64", "float32"}
+        Of the matrices and of the arithmetic. Both are made of the same normals.
+    special : bool
+        Draw from SO(n), determinant +1; needs p = n.
+    device : {"cpu", "auto"}
+        Where to compute.
+    out : ndarray, optional
+        C-contiguous array of the result's shape and dtype to fill and return.
+
+    Returns
+    -------
+    ndarray, shape (\*size, n, p)
+        ``Q.T @ Q`` is the identity within 20·eps·√n. The bits depend neither on the number of
+        threads nor on how a batch is split.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments outside the ranges above.
+    MemoryError
+        If result and working memory do not fit; the bytes are named.
+
+    Notes
+    -----
+    Stewart (1980): Q is a product of Householder reflections of independent Gaussian vectors of
+    lengths n, n − 1, ..., n − p + 1, times signs (Mezzadri 2007, §5) that make the law exact.
+    Nothing is factorised: half the random numbers and half the flops of a QR factorisation.
+
+    Examples
+    --------
+    >>> import fastdln
+    >>> Q = fastdln.haar_orthogonal(4, size=10, seed=0)
+    >>> Q.shape
+    (10, 4, 4)
+    """
+    check.device(device)
+    n, p = frame_shape(n, p)
+    if special and p < n:
+        raise ValueError(f"special needs square matrices, but p = {p} is less than n = {n}")
+    batch = _batch_shape(size)
+    count = math.prod(batch)
+    dtype = check.float_dtype(dtype)
+    if out is None:
+        _require_memory(n, p, count, dtype)
+    out = result_array((*batch, n, p), dtype, out)
+    haar_batch(
+        seed_key(seed), Stream.HAAR, 0, count, n, p, dtype, out.reshape(count, n, p), bool(special)
+    )
+    return out
+
+
+def haar_batch(
+    key: int,
+    kind: int,
+    first: int,
+    count: int,
+    n: int,
+    p: int,
+    dtype: Any = "float64",
+    out: np.ndarray | None = None,
+    special: bool = False,
+) -> np.ndarray:
+    """Return (count, n, p) Haar frames, number j from stream (kind, first + j) of the key.
+
+    As `haar_orthogonal` otherwise, without its checks of sizes and memory.
+    """
+    out = result_array((count, n, p), dtype, out)
+    stream_id(kind, first + max(count, 1) - 1)
+    stream = stream_id(kind, first)
+    seconds = _seconds(n, p)
+    if _is_tall(n, p):
+        for j in range(count):
+            HaarReflectors.from_stream(n, p, key, stream + j, out.dtype).form(out[j])
+    elif seconds > 2 * _SECONDS_PER_PIECE and count < 4 * parallel.threads():
+        for j in range(count):
+            _form_one(key, stream + j, special, out[j])
+    else:
+        step = max(1, math.ceil(_SECONDS_PER_PIECE / seconds))
+        parallel.spread(
+            lambda a: kernels.form_matrices(
+                np.uint64(key), np.uint64(stream + a), special, out[a : a + step]
+            ),
+            [(a,) for a in range(0, count, step)],
+        )
+    return out
+
+
+def _batch_shape(size: Any) -> tuple[int, ...]:
+    if size is None:
+        return ()
+    if isinstance(size, numbers.Integral):
+        size = (size,)
+    if not isinstance(size, tuple | list):
+        raise TypeError(f"size must be None, an integer or a tuple of integers, not {size!r}")
+    return tuple(check.non_negative_integer("size", length) for length in size)
+
+
+def _require_memory(n: int, p: int, count: int, dtype: np.dtype) -> None:
+    """Raise MemoryError if `count` frames and what it takes to form them do not fit."""
+    blocks = -(-p // int(layout.BLOCK))
+    result = count * n * p
+    working = int(layout.block_start(n, blocks)) if count else 0
+    if _is_tall(n, p):
+        working = n * (p + 2 * int(layout.BLOCK))
+    memory.require(
+        (result + working) * dtype.itemsize,
+        memory.available(),
+        f"drawing {count} Haar matrices of {n} × {p} in {dtype}",
+        "draw fewer at a time, fewer columns, or use HaarReflectors, which forms no matrix",
+    )
+
+
+def _seconds(n: int, p: int) -> float:
+    """Return about how long one thread takes for one frame."""
+    numbers_drawn = p * n - p * (p - 1) // 2
+    flops = 2 * n * p**2 - 2 / 3 * p**3
+    return numbers_drawn / _NORMALS_PER_SECOND + flops / _FLOPS_PER_SECOND + _SECONDS_PER_MATRIX
+
+
+def _is_tall(n: int, p: int) -> bool:
+    few = p <= 2 * layout.BLOCK
+    return n >= (_TALL_ROWS // 8 if few else _TALL_ROWS) and 16 * p <= n
+
+
+def _form_one(key: int, stream: int, special: bool, out: np.ndarray) -> None:
+    """Fill `out` with one frame on all threads: blocks of reflectors, then panels of columns."""
+    n, p = out.shape
+    blocks = -(-p // int(layout.BLOCK))
+    V = np.empty(int(layout.block_start(n, blocks)), out.dtype)
+    T = np.empty(blocks * int(layout.BLOCK) ** 2, out.dtype)
+    signs = np.empty(p, out.dtype)
+    k, s = np.uint64(key), np.uint64(stream)
+    parallel.spread(
+        lambda block: kernels.prepare_block(k, s, n, p, block, V, T, signs),
+        [(block,) for block in range(blocks)],
+    )
+    if special:
+        kernels.set_determinant(signs, n)
+    _form_panels(V, T, signs, out)
+
+
+def _form_panels(V: np.ndarray, T: np.ndarray, signs: np.ndarray, out: np.ndarray) -> None:
+    n, p = out.shape
+    width = kernels.PANEL_BYTES // out.itemsize
+    group = width * (4 if n >= _GROUPED_ROWS else 1)
+    # Scratch is handed from piece to piece: fresh pages cost a tenth of the work on them.
+    spare: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
+    for _ in range(parallel.threads()):
+        spare.put(np.empty(int(layout.padded(n)) * group, out.dtype))
+
+    def form(begin: int) -> None:
+        panels = spare.get()
+        kernels.form_columns(V, T, signs, n, begin, min(begin + group, p), panels, out)
+        spare.put(panels)
+
+    # The last columns meet all reflectors: longest pieces first.
+    parallel.spread(form, [(begin,) for begin in reversed(range(0, p, group))])

@@ -1,0 +1,249 @@
+"""Blocks of Householder reflectors drawn from an addressable stream, in compact WY form.
+
+Reflector j of an n-row frame comes from n − j independent normals x, numbers j·n − j(j−1)/2 and
+on of the frame's stream (Stewart 1980). With σ the sign of x₀ and v = x + σ|x|e₀, the
+reflection H_j = I − v vᵀ/d, d = |x|² + |x||x₀|, takes e₀ to −σx/|x|, so that −σ H_j e₀ is x/|x|,
+uniform on the sphere. A block of 32 is H_j ··· H_{j+31} = I − V T Vᵀ with T upper triangular and
+T⁻¹ = diag(d) + the strict upper part of VᵀV: no reflector has to be applied to another.
+
+Storage. V of one block is row-major, BLOCK numbers a row whatever the count of reflectors, from
+row j of the frame down to `padded(n)`, a multiple of four. Counts are padded to multiples of
+four with zero vectors, which reflect nothing. A frame's blocks lie one after the other in one
+vector (`block_start`). Every product goes through `sweep`, whose sums run along rows in order
+with one fused multiply-add a term: no vector width and no split of the work changes a bit.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+from .jit import exact_kernel
+from .random import fill_normals
+from .tiles import WIDE, lanes, product_tile
+
+# Indices as NumPy integers: Numba would compile `sweep` anew for each literal it is called with.
+_0 = np.intp(0)
+_1 = np.intp(1)
+BLOCK = np.intp(32)
+TILE = np.intp(4)
+# Rows packed at a time: their normals and their part of V fit the second-level cache.
+PACKED_ROWS = 2048
+# Rows gathered at a time: their part of V and of the panel fit the first-level cache.
+GATHERED_ROWS = 64
+_LANES_32 = lanes(np.float32)
+_LANES_64 = lanes(np.float64)
+
+
+def merged(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile as `exact_kernel` does, but as part of every kernel that calls it.
+
+    Numba optimises the code of a separate callee again for each caller, and for each caller's
+    caller: the kernels here took three times as long to compile.
+    """
+    options = {"fastmath": False, "error_model": "numpy", "inline": "always"}
+    return numba.njit(cache=True, nogil=True, **options)(function)
+
+
+@merged
+def lanes_of(array):
+    """Return how many numbers of a float array one vector register holds."""
+    return _LANES_32 if array.itemsize == 4 else _LANES_64
+
+
+@merged
+def padded(n):
+    """Return n rounded up to whole tiles."""
+    return (n + TILE - 1) // TILE * TILE
+
+
+@merged
+def block_start(n, block):
+    """Return where V of a block starts in the vector that holds all blocks of an n-row frame."""
+    return (block * padded(n) - block * (block - 1) // 2 * BLOCK) * BLOCK
+
+
+@merged
+def first_normal(n, j):
+    """Return the number, in its stream, of the first normal of reflector j of n-row frames."""
+    return j * n - j * (j - 1) // 2
+
+
+@exact_kernel
+def sweep(tiles, wide, X, x0, x_tile, x_row, x_k, Y, y0, y_tile, y_k, out, o0, o_tile, count, less):
+    """For each tile t add to four rows of out: ``out[a, :] += Σ_k X[a, k] Y[k, :]``.
+
+    `wide` vectors a row, ``count − t·less`` terms. Tile t starts at ``X[x0 + t·x_tile]``,
+    ``Y[y0 + t·y_tile]``, ``out[o0 + t·o_tile]``; its four rows of out lie o_tile/4 apart.
+    """
+    width = lanes_of(out)
+    o_row = o_tile // 4
+    v = 0
+    while v < wide:
+        y, o = y0 + v * width, o0 + v * width
+        step = min(wide - v, WIDE)
+        for t in range(tiles):
+            x, y_t, o_t, terms = x0 + t * x_tile, y + t * y_tile, o + t * o_tile, count - t * less
+            if step == 4:
+                product_tile(4, 4, X, x, x_row, x_k, Y, y_t, y_k, out, o_t, o_row, terms)
+            elif step == 3:
+                product_tile(4, 3, X, x, x_row, x_k, Y, y_t, y_k, out, o_t, o_row, terms)
+            elif step == 2:
+                product_tile(4, 2, X, x, x_row, x_k, Y, y_t, y_k, out, o_t, o_row, terms)
+            else:
+                product_tile(4, 1, X, x, x_row, x_k, Y, y_t, y_k, out, o_t, o_row, terms)
+        v += step
+
+
+@merged
+def draw_rows(key, stream, n, j, count, begin, end, V, v0, squares, scratch):
+    """Draw rows begin ≤ i < end of reflectors j, ..., j + count − 1 into V, Σ x² into `squares`.
+
+    Rows are counted from row j of the frame, V's first; rows from n − j to the padding are
+    zero. `squares` has BLOCK float64 numbers, `scratch` BLOCK × PACKED_ROWS of V's kind.
+    """
+    squares[:] = 0.0
+    where = np.zeros(BLOCK, np.intp)
+    for row in range(begin, end, PACKED_ROWS):
+        stop = min(row + PACKED_ROWS, end)
+        drawn = min(stop, n - j)
+        _draw(key, stream, n, j, count, row, drawn, scratch, where)
+        _pack(count, row, drawn, scratch, where, V, v0, squares)
+        V[v0 + drawn * BLOCK : v0 + stop * BLOCK] = 0.0
+
+
+@merged
+def _draw(key, stream, n, j, count, begin, end, scratch, where):
+    """Draw rows begin ≤ i < end; row i of reflector a will be ``scratch[where[a] + i]``."""
+    base = first_normal(n, j)
+    if begin == 0 and end == n - j:  # one call, for the numbers of a block follow each other
+        fill_normals(key, stream, np.uint64(base), scratch[: first_normal(n, j + count) - base])
+        for a in range(count):
+            where[a] = first_normal(n, j + a) - base - a
+    else:
+        for a in range(count):
+            top = max(begin, a)
+            x = scratch[a * PACKED_ROWS : a * PACKED_ROWS + max(end - top, 0)]
+            fill_normals(key, stream, np.uint64(first_normal(n, j + a) + top - a), x)
+            where[a] = a * PACKED_ROWS - top
+
+
+@merged
+def _pack(count, begin, end, scratch, where, V, v0, squares):
+    """Transpose the drawn rows into V, where row i has zeros from column i + 1 or `count` on."""
+    for i in range(begin, end):
+        row = V[v0 + i * BLOCK : v0 + (i + 1) * BLOCK]
+        filled = min(i + 1, count)
+        for a in range(filled):
+            row[a] = scratch[np.uintp(where[a] + i)]
+        for a in range(filled, BLOCK):
+            row[a] = 0.0
+        for a in range(BLOCK):
+            squares[a] += np.float64(row[a]) * np.float64(row[a])
+
+
+@merged
+def finish_vectors(count, V, v0, squares, sizes, signs):
+    """Turn the heads x₀ into x₀ + σ|x|; write each d into `sizes` and −σ into `signs`.
+
+    −σ is the sign that makes the column built on a reflector start as x/|x|.
+    """
+    for a in range(count):
+        head = v0 + a * BLOCK + a
+        x = np.float64(V[head])
+        length = np.sqrt(squares[a])
+        sizes[a] = squares[a] + length * abs(x)
+        signs[a] = 1.0 if x < 0.0 else -1.0
+        V[head] = x - length if x < 0.0 else x + length
+
+
+@merged
+def add_products(V, v0, begin, end, count, S):
+    """Add to S (BLOCK × BLOCK, flat) the upper part of VᵀV over rows begin ≤ i < end."""
+    width = lanes_of(V)
+    wide = BLOCK // width
+    for row in range(begin, end, GATHERED_ROWS):
+        v = v0 + row * BLOCK
+        terms = min(GATHERED_ROWS, end - row)
+        for a in range(0, count, TILE):
+            c = a // width
+            sweep(
+                _1, wide - c, V, v + a, _0, _1, BLOCK, V, v + c * width, _0, BLOCK,
+                S, a * BLOCK + c * width, TILE * BLOCK, terms, _0,
+            )  # fmt: skip
+
+
+@merged
+def invert(count, S, sizes, T):
+    """Write −T into the flat BLOCK × BLOCK matrix T, T⁻¹ = diag(sizes) + upper part of S.
+
+    Of S the part strictly above the diagonal is read. Rows and columns from `count` on become zero.
+    """
+    T[:] = 0.0
+    width = lanes_of(T)
+    wide = BLOCK // width
+    for a in range(padded(count) - TILE, -1, -TILE):
+        # Rows below this tile are done, and zero before column a + TILE.
+        c = (a + TILE) // width
+        below = a + TILE
+        sweep(
+            _1, wide - c, S, a * BLOCK + below, _0, BLOCK, _1, T, below * BLOCK + c * width, _0,
+            BLOCK, T, a * BLOCK + c * width, TILE * BLOCK, padded(count) - below, _0,
+        )  # fmt: skip
+        for r in range(min(a + TILE, count) - 1, a - 1, -1):
+            _finish_row(r, min(a + TILE, count), S, sizes[r], T)
+
+
+@merged
+def _finish_row(r, stop, S, size, T):
+    """Add the products with rows r + 1, ..., stop − 1 to row r of −T, and scale it."""
+    row = T[r * BLOCK : (r + 1) * BLOCK]
+    for b in range(r + 1, stop):
+        factor = S[r * BLOCK + b]
+        other = T[b * BLOCK : (b + 1) * BLOCK]
+        for i in range(BLOCK):
+            row[i] += factor * other[i]
+    scale = -1.0 / size
+    for i in range(BLOCK):
+        row[i] *= scale
+    row[r] = scale
+
+
+@merged
+def gather(V, v0, j, count, Q, q0, q_row, wide, begin, end, Z, z_row):
+    """Add VᵀQ over rows begin ≤ i < end of the frame to Z: `count` rows of `wide` vectors.
+
+    Row i of Q starts at ``q0 + i·q_row``, row a of Z at ``a·z_row``.
+    """
+    for row in range(begin, end, GATHERED_ROWS):
+        sweep(
+            padded(count) // TILE, wide, V, v0 + (row - j) * BLOCK, TILE, _1, BLOCK,
+            Q, q0 + row * q_row, _0, q_row, Z, _0, TILE * z_row, min(GATHERED_ROWS, end - row), _0,
+        )  # fmt: skip
+
+
+@merged
+def scatter(V, v0, j, count, W, w_row, wide, Q, q0, q_row, begin, end):
+    """Add V W to rows begin ≤ i < end of Q, whole tiles of rows."""
+    sweep(
+        (end - begin) // TILE, wide, V, v0 + (begin - j) * BLOCK, TILE * BLOCK, BLOCK, _1,
+        W, _0, _0, w_row, Q, q0 + begin * q_row, TILE * q_row, padded(count), _0,
+    )  # fmt: skip
+
+
+@merged
+def times_minus_t(T, t0, count, transposed, Z, z_row, wide, W):
+    """Set W = −T Z, or −Tᵀ Z; rows of W lie as those of Z."""
+    tiles = padded(count) // TILE
+    W[: padded(count) * z_row] = 0.0
+    if transposed:
+        sweep(
+            tiles, wide, T, t0, TILE, _1, BLOCK, Z, _0, _0, z_row,
+            W, _0, TILE * z_row, padded(count), _0,
+        )  # fmt: skip
+    else:  # upper triangular: tile t starts at its own first column
+        sweep(
+            tiles, wide, T, t0, TILE * BLOCK + TILE, BLOCK, _1, Z, _0, TILE * z_row, z_row,
+            W, _0, TILE * z_row, padded(count), TILE,
+        )  # fmt: skip
