@@ -42,7 +42,7 @@ def _from_to(first: int, last: int, count: int) -> tuple[int, ...]:
 
 # The paper shows t = 1258 and t = 10000; all presets draw Figure 1 at their record_steps.
 FIGURE1 = {
-    "quick": Preset(_from_to(10, 100, 10), (1, *range(10, 101, 10)), 1258, (0, 200, 1258)),
+    "quick": Preset(tuple(range(20, 201, 20)), (1, *range(10, 81, 10)), 1258, (0, 200, 1258)),
     "laptop": Preset(
         (10, *range(50, 501, 50)), (1, 25, *range(50, 301, 50)), 10_000, (0, 1258, 10_000)
     ),
@@ -191,7 +191,7 @@ def _announcement(name: str, preset: str, chosen: Preset, known: bool) -> str:
     )
     if not known:
         return text
-    return f"{text}; estimated time at most {duration(estimated_seconds(chosen))}"
+    return f"{text}; estimated time: up to {duration(estimated_seconds(chosen))}"
 
 
 def estimated_seconds(preset: Preset, workers: int | None = None) -> float:

@@ -97,7 +97,8 @@ def loss_curves(
 
     Of a sweep, a row of panels for each init and a panel for each depth, with a line for each
     width (the median over seeds), as in Figure 2 of Hu, Xiao & Pennington (ICLR 2020). A run
-    that converged ends in a dot, one that diverged in a cross. Of training results, one panel with a line for each.
+    that converged ends in a dot, one that diverged in a cross. Of training results, one panel
+    with a line for each.
 
     Parameters
     ----------
@@ -280,7 +281,7 @@ def _label_grid(axes: np.ndarray, dataset: "xr.Dataset") -> None:
         ax.set_ylabel("width (of the hidden layers)")
 
 
-def _ticks(values: np.ndarray, most: int = 10) -> tuple[np.ndarray, list[str]]:
+def _ticks(values: np.ndarray, most: int = 12) -> tuple[np.ndarray, list[str]]:
     """Return the positions and labels of at most `most` cells, the first and last among them."""
     count = min(len(values), most)
     chosen = np.unique(np.linspace(0, len(values) - 1, count).round().astype(int))
@@ -418,17 +419,16 @@ def _draw_runs(runs: Mapping[str, Any], scale: str, title: str | None) -> "Figur
 
 
 def _finish_curves(axes: np.ndarray, scale: str) -> None:
-    lowest, highest = (
-        f(getattr(ax.dataLim, end) for ax in axes.flat) for f, end in ((min, "ymin"), (max, "ymax"))
-    )
+    lowest = min(ax.dataLim.ymin for ax in axes.flat)
+    highest = max(ax.dataLim.ymax for ax in axes.flat)
     for ax in axes.flat:
+        ax.axhline(1, color="#999999", linewidth=0.8, zorder=0)
         ax.set_yscale("log")
         ax.set_xscale(scale)
-        if highest > HIGHEST:
+        ax.margins(x=0.02)
+        if HIGHEST < highest < np.inf:
             # Data far outside would overflow Matplotlib's search for ticks.
             ax.set_ylim(lowest / 3, HIGHEST)
-        ax.axhline(1, color="#999999", linewidth=0.8, zorder=0)
-        ax.margins(x=0.02)
     for ax in axes[-1]:
         ax.set_xlabel("gradient steps")
     for ax in axes[:, 0]:

@@ -70,7 +70,7 @@ def test_figure1(tmp_path, monkeypatch):
     monkeypatch.setattr("fastdln.estimate.PROBE_SECONDS", 0.001)
     done = call("figure1", "--output", tmp_path, "--quiet")
     assert done.exit_code == 0, done.output
-    assert "estimated time at most" in done.output
+    assert "estimated time: up to" in done.output
     assert f"wrote {tmp_path / 'figure1.png'}" in done.output
 
 
