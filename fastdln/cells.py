@@ -1,5 +1,6 @@
 """The grid of a sweep: its axes, its cells, and the dataset that holds their results."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -86,11 +87,18 @@ class Grid:
 
     def empty(self) -> dict[str, np.ndarray]:
         """Return every variable with all cells pending."""
-        kinds = {"str": "<U16"}
         return {
-            name: np.full(self.layout(name)[1], fill, dtype=kinds.get(kind, kind))
+            name: np.full(self.layout(name)[1], fill, dtype=_in_memory(kind))
             for name, (kind, fill, _) in VARIABLES.items()
         }
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the results take."""
+        return sum(
+            math.prod(self.layout(name)[1]) * _in_memory(kind).itemsize
+            for name, (kind, _, _) in VARIABLES.items()
+        )
 
     def dataset(self, values: Mapping[str, np.ndarray], attributes: dict[str, Any]) -> "xr.Dataset":
         """Return the results as an `xarray.Dataset`."""
@@ -101,6 +109,10 @@ class Grid:
             {k: (k, v, COORDINATES[k]) for k, v in self.coordinates().items()},
             attributes,
         )
+
+
+def _in_memory(kind: str) -> np.dtype:
+    return np.dtype("<U16" if kind == "str" else kind)
 
 
 def default_record_steps(steps: int, count: int = 60) -> tuple[int, ...]:

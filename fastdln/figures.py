@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import check, parallel
-from .cells import Grid
+from .cells import Cell, Grid
 from .progress import duration
 
 if TYPE_CHECKING:
@@ -139,9 +139,9 @@ def _figure(
 
     chosen = presets[check.one_of("preset", preset, presets)]
     directory = _directory(output, f"{name}-{preset}")
-    if say is not None:
-        say(_announcement(name, preset, chosen, known=client is None))
     store = directory / f"{name}.zarr"
+    if say is not None:
+        say(_announcement(f"{name}, preset {preset}", chosen, store, here=client is None))
     figure = draw(_sweep(chosen, store, progress, client))
     files = directory / f"{name}.png", directory / f"{name}.svg"
     for file in files:
@@ -181,26 +181,49 @@ def _sweep(preset: Preset, store: Path, progress: bool, client: Any) -> "xr.Data
     )
 
 
-def _announcement(name: str, preset: str, chosen: Preset, known: bool) -> str:
+def _announcement(title: str, preset: Preset, store: Path, here: bool) -> str:
     """Say what will be trained and how long that takes on this machine."""
-    cells = len(INITS) * len(chosen.widths) * len(chosen.depths)
-    text = (
-        f"{name}, preset {preset}: {cells} networks, widths {chosen.widths[0]} to"
-        f" {chosen.widths[-1]:,}, depths {chosen.depths[0]} to {chosen.depths[-1]:,},"
-        f" {chosen.steps:,} steps"
-    )
-    if not known:
-        return text
-    return f"{text}; estimated time: up to {duration(estimated_seconds(chosen))}"
+    grid = _grid(preset)
+    pending = _pending(grid, store)
+    total = len(INITS) * len(grid.width) * len(grid.depth)
+    parts = [
+        f"{title}: {total} networks, widths {grid.width[0]} to {grid.width[-1]:,},"
+        f" depths {grid.depth[0]} to {grid.depth[-1]:,}, {preset.steps:,} steps"
+    ]
+    if len(pending) < total:
+        parts.append(f"{total - len(pending)} of them are done")
+    if here and pending:
+        parts.append(f"estimated time: up to {duration(_seconds(preset, pending))}")
+    return "; ".join(parts)
+
+
+def _grid(preset: Preset) -> Grid:
+    return Grid(INITS, preset.widths, preset.depths, (0,), preset.record_steps)
+
+
+def _pending(grid: Grid, store: Path) -> list[Cell]:
+    """Return the cells that are not done yet; all of them where the store is not this grid's."""
+    from .store import read
+
+    cells = list(grid.cells())
+    try:
+        status = read(store)["status"].values
+    except (FileNotFoundError, ValueError):
+        return cells
+    if status.shape != grid.shape:
+        return cells
+    return [cell for cell in cells if status[cell.index] == "pending"]
 
 
 def estimated_seconds(preset: Preset, workers: int | None = None) -> float:
     """Return how long a figure's networks would take on this machine: an upper estimate."""
+    return _seconds(preset, list(_grid(preset).cells()), workers)
+
+
+def _seconds(preset: Preset, cells: list[Cell], workers: int | None = None) -> float:
     from .estimate import estimate
     from .regression import paper_regression
     from .sweeps import Setting
 
     setting = Setting.of(paper_regression(), preset.steps, preset.record_steps, "float32")
-    grid = Grid(INITS, preset.widths, preset.depths, (0,), setting.record_steps)
-    plans = {cell: setting.plan(cell) for cell in grid.cells()}
-    return estimate(setting, plans, workers or parallel.threads())
+    return estimate(setting, setting.plans(cells), workers or parallel.threads())

@@ -106,8 +106,7 @@ def sweep(
     KeyboardInterrupt
         On Ctrl-C, within about a second; the message says how to continue.
     """
-    setting = Setting.of(problem, steps, record_steps, dtype, learning_rate, method)
-    check.device(device)
+    setting = Setting.of(problem, steps, record_steps, dtype, learning_rate, method, device)
     grid = Grid(
         init=_names("inits", inits),
         width=_axis("widths", widths, least=1),
@@ -116,7 +115,7 @@ def sweep(
         step=setting.record_steps,
     )
     pool = _pool(client, workers)
-    plans = {cell: setting.plan(cell) for cell in grid.cells()}
+    plans = setting.plans(grid.cells())
     _require_memory(pool, plans.values(), grid)
     with ExitStack() as stack:
         keeper = _keeper(grid, setting.attributes(grid), store)
@@ -135,6 +134,7 @@ class Setting:
     dtype: str
     learning_rate: float | None
     method: str
+    device: str
 
     @classmethod
     def of(
@@ -145,6 +145,7 @@ class Setting:
         dtype: Any = None,
         learning_rate: Any = None,
         method: str = "auto",
+        device: str = "auto",
     ) -> "Setting":
         """Check the arguments of a sweep and fill in what was left to it."""
         if not isinstance(problem, Regression):
@@ -159,6 +160,7 @@ class Setting:
             check.float_dtype("float64" if dtype is None else dtype).name,
             learning_rate,
             check.one_of("method", method, ("auto", "dense", "reduced")),
+            check.device(device),
         )
 
     def plan(self, cell: Cell) -> "Plan":
@@ -173,6 +175,17 @@ class Setting:
             dtype=self.dtype,
             method=self.method,
         )
+
+    def plans(self, cells: Iterable[Cell]) -> "dict[Cell, Plan]":
+        """Return the plan of every cell, made once for those that differ in their seed only."""
+        known: dict[tuple[str, int, int], Plan] = {}
+        found = {}
+        for cell in cells:
+            key = cell.init, cell.width, cell.depth
+            if key not in known:
+                known[key] = self.plan(cell)
+            found[cell] = known[key]
+        return found
 
     def attributes(self, grid: Grid) -> dict[str, Any]:
         """Return everything that decides the results, under the names of `sweep`'s arguments."""
@@ -190,6 +203,7 @@ class Setting:
             "learning_rate": LARGEST if self.learning_rate is None else self.learning_rate,
             "dtype": self.dtype,
             "method": self.method,
+            "device": self.device,
         }
 
     def train(self, cell: Cell, callback: Callback | None = None) -> dict[str, Any]:
@@ -205,6 +219,7 @@ class Setting:
             learning_rate=self.learning_rate,
             seed=cell.seed,
             dtype=self.dtype,
+            device=self.device,
             method=self.method,
             callback=callback,
         )
@@ -319,7 +334,7 @@ def _pool(client: Any, workers: Any) -> Threads | Cluster:
 def _require_memory(pool: Threads | Cluster, plans: Iterable["Plan"], grid: Grid) -> None:
     """Raise MemoryError if the largest networks, trained at the same time, would not fit."""
     sizes = sorted((plan.bytes for plan in plans), reverse=True)
-    results = sum(array.nbytes for array in grid.empty().values())
+    results = grid.bytes
     if isinstance(pool, Threads):
         count = min(pool.count, len(sizes))
         memory.require(

@@ -49,6 +49,14 @@ def test_unknown_presets_and_bad_outputs_are_refused(tmp_path):
         figures.figure1("quick", tmp_path / "file" / "below")
 
 
+def test_a_figure_drawn_before_says_so_and_is_not_trained_again(tiny, tmp_path, monkeypatch):
+    figures.figure1("quick", tmp_path, progress=False)
+    monkeypatch.setattr(Setting, "train", None)
+    said = []
+    figures.figure1("quick", tmp_path, progress=False, say=said.append)
+    assert said[0].endswith("40 steps; 8 of them are done")
+
+
 def test_another_preset_in_the_same_directory_is_refused(tiny, tmp_path, monkeypatch):
     figures.figure1("quick", tmp_path, progress=False)
     monkeypatch.setitem(FIGURE1, "quick", Preset((10, 30), (1, 3), 50, (0, 50)))

@@ -255,6 +255,11 @@ def test_networks_beyond_any_memory_are_refused_in_no_time():
         run(widths=[10**6], depths=[10**4], inits=["gaussian"])
 
 
+def test_the_size_of_the_results_is_known_without_making_them():
+    grid = sweeps.Grid(("gaussian",), (1, 2), (1,), (0,), (0, 5, 9))
+    assert grid.bytes == sum(array.nbytes for array in grid.empty().values())
+
+
 def test_progress_off_is_silent_and_on_is_plain_lines_without_a_terminal(capfd):
     run()
     assert capfd.readouterr() == ("", "")
