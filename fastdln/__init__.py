@@ -12,6 +12,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "Regression": "regression",
     "paper_regression": "regression",
+    "Logistic": "logistic",
+    "MatrixCompletion": "sensing",
+    "MatrixSensing": "sensing",
+    "Objective": "objective",
     "Network": "network",
     "initialize": "initialization",
     "train": "training",
@@ -20,7 +24,7 @@ _HOMES = {
     "HaarReflectors": "haar",
     "sweep": "sweeps",
 }
-_MODULES = ("theory", "plot")
+_MODULES = ("chain", "theory", "plot")
 
 __all__ = [*_HOMES, *_MODULES, "__version__"]
 

@@ -38,9 +38,7 @@ def non_negative_integer(name: str, value: Any) -> int:
 def real_number(name: str, value: Any, allowed: str) -> float:
     """Return `value` as a finite float; `allowed` names the range in the error."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise TypeError(
-            f"{name} must be {allowed}, not {value!r} of type {type(value).__name__}"
-        )
+        raise TypeError(f"{name} must be {allowed}, not {value!r} of type {type(value).__name__}")
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{name} must be {allowed}, not {number}")

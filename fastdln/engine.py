@@ -3,17 +3,20 @@
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
+from fastdln.kernels.cpu.chain import suffix_products
 from fastdln.kernels.cpu.descent import descend
-from fastdln.kernels.cpu.layout import Layout, aligned_zeros
+from fastdln.kernels.cpu.layout import STRIDE, Layout, aligned_zeros
 from fastdln.kernels.cpu.team import new_meeting
 from fastdln.kernels.cpu.tiles import lanes
 
 from . import parallel
 from .plan import chain_layout
 from .regression import ReducedRegression
+from .rules import Moving, Rule
 
 # Seconds between returns to Python: Ctrl-C and callbacks wait at most about this long.
 PIECE_SECONDS = 0.2
@@ -22,36 +25,17 @@ PIECE_SECONDS = 0.2
 TEAM_WORK = 32_768
 
 Callback = Callable[[int, float], None]
+Schedule = Callable[[int], np.ndarray]
 
 
-class Descent:
-    """A chain of layers under full-batch gradient descent on a reduced regression.
+class Chain:
+    """Layers packed for the kernels, their products, and two co-state buffers.
 
-    Parameters
-    ----------
-    layers : iterable of ndarray
-        Normalised layers, input first; taken one by one and copied.
-    widths : tuple of int
-        Columns of the first layer, then rows of every layer.
-    rates : sequence of float
-        Step size of every normalised layer.
-    objective : ReducedRegression
-    steps : int
-        Most steps that may be taken.
-    tolerance : float
-        Relative loss at or below which the run has converged.
+    A chain with fewer inputs than outputs is kept mirrored: transposed and back to front, so
+    that its products have as few rows as can be.
     """
 
-    def __init__(
-        self,
-        layers: Iterable[np.ndarray],
-        widths: tuple[int, ...],
-        dtype: np.dtype,
-        rates: np.ndarray,
-        objective: ReducedRegression,
-        steps: int,
-        tolerance: float,
-    ):
+    def __init__(self, layers: Iterable[np.ndarray], widths: tuple[int, ...], dtype: np.dtype):
         self.mirrored = widths[0] < widths[-1]
         self.layout: Layout = chain_layout(widths, dtype)
         self.weights = aligned_zeros(self.layout.size, dtype)
@@ -59,17 +43,7 @@ class Descent:
             self.layer(i)[:] = layer
         self.products = aligned_zeros(self.layout.product_size, dtype)
         edge = self.layout.q_padded * self.layout.widest
-        self._costates = aligned_zeros(edge, dtype), aligned_zeros(edge, dtype)
-        order = slice(None, None, -1) if self.mirrored else slice(None)
-        self._rates = np.ascontiguousarray(np.asarray(rates)[order], dtype=dtype)
-        scale = np.broadcast_to(objective.scale, objective.target.shape)
-        self._scale, self._target = (
-            np.ascontiguousarray(a.T if self.mirrored else a) for a in (scale, objective.target)
-        )
-        self._constant = objective.constant
-        self._tolerance = tolerance
-        self.losses = np.empty(steps + 1)
-        self.step = -1
+        self.C, self.D = aligned_zeros(edge, dtype), aligned_zeros(edge, dtype)
 
     def layer(self, index: int) -> np.ndarray:
         """Return layer `index`, input first, as a view of the packed weights."""
@@ -77,21 +51,79 @@ class Descent:
             return self.layout.view(self.weights, self.layout.depth - 1 - index).T
         return self.layout.view(self.weights, index)
 
+    def end_to_end(self) -> np.ndarray:
+        """Return M, as the last pass 1 left it, in float64."""
+        M = self._first_rows(self.products)[:, : self.layout.widths[0]].astype(np.float64)
+        return M.T if self.mirrored else M
+
+    def put_gradient(self, G: np.ndarray, factor: float) -> None:
+        """Leave ``factor·G`` in C, where pass 2 looks for it."""
+        rows = self._first_rows(self.C)
+        rows[:] = 0
+        rows[:, : self.layout.widths[0]] = factor * (G.T if self.mirrored else G)
+
+    def _first_rows(self, buffer: np.ndarray) -> np.ndarray:
+        # The product that ends at the first layer is M, and lies first in memory.
+        stride = int(self.layout.layers[0, STRIDE])
+        return buffer[: self.layout.q * stride].reshape(self.layout.q, stride)
+
+
+class Descent:
+    """A chain of layers under gradient descent on an objective.
+
+    Parameters
+    ----------
+    layers : iterable of ndarray
+        Normalised layers, input first; taken one by one and copied.
+    widths : tuple of int
+        Columns of the first layer, then rows of every layer.
+    rows : ndarray, shape (depth,)
+        Rows of every layer of the full-width network, which decide its step size.
+    objective : ReducedRegression or other objective on its inputs' span
+    steps : int
+        Most steps that may be taken.
+    tolerance : float
+        Relative loss at or below which the run has converged.
+    schedule : callable, optional
+        From a step to the indices of its minibatch; None is full-batch.
+    """
+
+    def __init__(
+        self,
+        layers: Iterable[np.ndarray],
+        widths: tuple[int, ...],
+        dtype: np.dtype,
+        rows: np.ndarray,
+        learning_rate: float,
+        rule: Rule,
+        objective: Any,
+        steps: int,
+        tolerance: float,
+        schedule: Schedule | None = None,
+    ):
+        self.chain = Chain(layers, widths, dtype)
+        order = slice(None, None, -1) if self.chain.mirrored else slice(None)
+        self._moving = Moving(rule, learning_rate, rows[order], self.chain.layout)
+        self._objective = objective
+        self._schedule = schedule
+        self._tolerance = tolerance
+        self.losses = np.empty(steps + 1)
+        self.step = -1
+
     def run(self, callback: Callback | None = None) -> None:
         """Take all steps, or fewer where the loss converges or is no longer finite."""
-        team = team_size(self.layout)
+        team = team_size(self.chain.layout)
         with ThreadPoolExecutor(team) as pool:
-            self._advance(pool, team, 0)
-            piece = 1
-            while self.step < self.losses.size - 1:
-                goal = min(self.step + piece, self.losses.size - 1)
+            advance = self._choose_advance(pool, team)
+            last, piece = self.losses.size - 1, 1
+            advance(0)
+            while self.step < last and not self.finished:
+                goal = min(self.step + piece, last)
                 begun = time.perf_counter()
-                self._advance(pool, team, goal)
+                advance(goal)
                 seconds = time.perf_counter() - begun
                 if callback is not None:
                     callback(self.step, float(self.losses[self.step]))
-                if self.step < goal or self.finished:
-                    break
                 piece = max(1, min(int(piece * PIECE_SECONDS / max(seconds, 1e-9)), 4 * piece))
 
     @property
@@ -102,8 +134,7 @@ class Descent:
     @property
     def finished(self) -> bool:
         """Whether the loss has converged or diverged."""
-        loss = self.losses[self.step]
-        return not np.isfinite(loss) or loss <= self.floor
+        return self.status != "completed"
 
     @property
     def status(self) -> str:
@@ -113,21 +144,82 @@ class Descent:
             return "diverged"
         return "converged" if loss <= self.floor else "completed"
 
-    def _advance(self, pool: ThreadPoolExecutor, team: int, goal: int) -> None:
-        meeting = new_meeting()
-        start, floor = self.step, self.floor
+    def _choose_advance(self, pool: ThreadPoolExecutor, team: int) -> Callable[[int], None]:
+        """Return what advances to a step: one kernel for many steps where there is one."""
 
-        def member(rank: int) -> int:
+        def together(work: Callable[..., Any]) -> Any:
+            meeting = new_meeting()
+            if team == 1:
+                return work(0, 1, meeting)
+            members = [pool.submit(work, rank, team, meeting) for rank in range(team)]
+            return [member.result() for member in members][0]
+
+        fused = isinstance(self._objective, ReducedRegression) and self._schedule is None
+        if fused and not self._moving.adam:
+            arguments = self._regression_arguments()
+            return lambda goal: self._advance_regression(goal, together, arguments)
+        return lambda goal: self._advance_stepwise(goal, together)
+
+    def _regression_arguments(self) -> tuple[Any, ...]:
+        """Return scale and target (transposed where the chain is mirrored) and the constant."""
+        problem = self._objective
+        scale = np.broadcast_to(problem.scale, problem.target.shape)
+        turned = (a.T if self.chain.mirrored else a for a in (scale, problem.target))
+        return (*(np.ascontiguousarray(a) for a in turned), problem.constant)
+
+    def _advance_regression(
+        self, goal: int, together: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> None:
+        chain, moving, floor = self.chain, self._moving, self.floor
+
+        def work(*member: Any) -> int:
             return descend(
-                self.weights, self.layout.layers, self.products, *self._costates, self._rates,
-                self._scale, self._target, self._constant, self.losses, start, goal, floor,
-                self.layout.q, self.layout.q_padded, lanes(self.layout.dtype), rank, team, meeting,
+                chain.weights, chain.layout.layers, chain.products, chain.C, chain.D,
+                moving.velocity, moving.rates, moving.pulls, moving.decay, moving.momentum,
+                moving.rule.nesterov, *arguments, self.losses, self.step, goal, floor,
+                *_geometry(chain.layout), *member,
             )  # fmt: skip
 
-        if team == 1:
-            self.step = member(0)
-        else:
-            self.step = [f.result() for f in [pool.submit(member, r) for r in range(team)]][0]
+        self.step = together(work)
+
+    def _advance_stepwise(self, goal: int, together: Callable[..., Any]) -> None:
+        if self.step < 0:
+            self._evaluate(together)
+        while self.step < goal and not self.finished:
+            chain, step = self.chain, self.step + 1
+            arrays = chain.weights, chain.layout.layers, chain.products, chain.C, chain.D
+            together(
+                lambda *member, step=step, arrays=arrays: self._moving.update(
+                    arrays, step, (*_geometry(chain.layout), *member)
+                )
+            )
+            self._evaluate(together)
+
+    def _evaluate(self, together: Callable[..., Any]) -> None:
+        """Move on to the next step: its loss, and the gradient of its minibatch in C."""
+        chain = self.chain
+        together(
+            lambda *member: suffix_products(
+                chain.weights, chain.layout.layers, chain.products, *_geometry(chain.layout),
+                *member,
+            )
+        )  # fmt: skip
+        self.step += 1
+        M = chain.end_to_end()
+        # A matrix that has overflowed is a diverged run, not an objective's business.
+        if not np.isfinite(M).all():
+            self.losses[self.step] = np.nan
+            return
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.losses[self.step], G = self._objective.evaluate(M)
+            if self._schedule is not None:
+                G = self._objective.batch_gradient(M, self._schedule(self.step))
+            factor = -float(self._moving.rates[0]) if self._moving.plain else 1.0
+            chain.put_gradient(G, factor)
+
+
+def _geometry(layout: Layout) -> tuple[int, int, int]:
+    return layout.q, layout.q_padded, lanes(layout.dtype)
 
 
 def team_size(layout: Layout) -> int:

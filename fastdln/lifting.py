@@ -1,11 +1,13 @@
 """Full-width weights of a trained network, formed only when they are asked for."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 
 from .initialization import first_layer, hidden_layers
+
+Form = Callable[[int], np.ndarray]
 
 
 class LiftedWeights(Sequence[np.ndarray]):
@@ -20,12 +22,7 @@ class LiftedWeights(Sequence[np.ndarray]):
         From a layer's index to the layer.
     """
 
-    def __init__(
-        self,
-        shapes: tuple[tuple[int, int], ...],
-        dtype: np.dtype,
-        form: Callable[[int], np.ndarray],
-    ):
+    def __init__(self, shapes: tuple[tuple[int, int], ...], dtype: np.dtype, form: Form):
         self.shapes = shapes
         self.dtype = dtype
         self._form = form
@@ -53,70 +50,81 @@ def layer_shapes(widths: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     return tuple(zip(widths[1:], widths[:-1], strict=True))
 
 
-class DenseLift:
-    """Layers as trained, but the first, which was trained on the inputs' row space only.
+class Origin(NamedTuple):
+    """Where layer i began: at full width, and restricted to the subspaces it is trained on.
 
-    With U a basis of the inputs, ``Ŵ_1(t) = Ŵ_1(0) + (V(t) − Ŵ_1(0) U) Uᵀ``, V = Ŵ_1 U being
-    what was trained.
+    ``restricted = upperᵀ full lower``; an `upper` or `lower` of None is the whole space.
     """
 
-    def __init__(
-        self, first: np.ndarray, basis: np.ndarray, trained: Callable[[int], np.ndarray]
-    ):
-        self._first, self._basis, self._trained = first, basis, trained
+    full: np.ndarray
+    restricted: np.ndarray
+    upper: np.ndarray | None
+    lower: np.ndarray | None
 
-    def __call__(self, index: int) -> np.ndarray:
-        """Return layer `index`."""
-        layer = self._trained(index)
-        if index > 0:
+
+class Origins(Protocol):
+    """Knows where every layer began."""
+
+    def __call__(self, index: int) -> Origin | None:
+        """Return where layer `index` began, or None where it was trained at full width."""
+        ...
+
+
+def lift(origins: Origins, trained: Form, complement: Form | Callable[[int], float]) -> Form:
+    """Return what forms layer i at full width from the restricted one.
+
+    ``Ŵ_i(t) = c_i Ŵ_i(0) + Q_i [V_i(t) − c_i V_i(0)] Q_{i-1}ᵀ``, V_i being the restricted layer
+    and c_i what weight decay leaves of the part that has no gradient.
+    """
+
+    def form(index: int) -> np.ndarray:
+        layer, origin = trained(index), origins(index)
+        if origin is None:
             return layer
-        moved = (layer - self._first @ self._basis) @ self._basis.T
-        return np.asarray(self._first + moved, dtype=self._first.dtype)
+        c = complement(index)
+        moved = layer - c * origin.restricted
+        if origin.upper is not None:
+            moved = origin.upper @ moved
+        if origin.lower is not None:
+            moved = moved @ origin.lower.T
+        return np.asarray(c * origin.full + moved, dtype=layer.dtype)
+
+    return form
 
 
-class ReducedLift:
-    """Full-width layers of a reduced run.
+class DrawnOrigins:
+    """Where the layers of a reduced run began, drawn again layer by layer.
 
-    With ``O_i = Ŵ_i(0) ··· Ŵ_2(0)``, ``P_i = O_i Q`` and ``V_i`` the reduced layers, hidden layers
-    are ``Ŵ_i(t) = Ŵ_i(0) + P_i (V_i(t) − I) P_{i-1}ᵀ``, the first is
-    ``Ŵ_1(0) + Q (V_1(t) − V_1(0)) Uᵀ`` and the last ``V_L(t) P_{L-1}ᵀ``.
-
-    Layers asked for in order cost one product of their own size each; an earlier layer starts
-    again from the first, for only one layer and its P are kept.
+    With ``O_i = Ŵ_i(0) ··· Ŵ_2(0)`` the subspaces are the columns of ``P_i = O_i Q``, and hidden
+    layers restricted to them began as a multiple of the identity. Layers asked for in order cost
+    one product of their own size; an earlier one starts again from the first, for only one
+    layer and its P are kept.
     """
 
     def __init__(
         self,
-        widths: tuple[int, ...],
-        init: str,
-        key: int,
-        dtype: np.dtype,
+        draw: tuple[tuple[int, ...], str, int, np.dtype, float],
         Q: np.ndarray,
-        first: np.ndarray,
+        restricted: Form,
         basis: np.ndarray,
-        trained: Callable[[int], np.ndarray],
     ):
-        self._draw = (widths, init, key, dtype)
-        self._Q, self._first, self._basis, self._trained = Q, first, basis, trained
+        self._draw, self._Q, self._restricted, self._basis = draw, Q, restricted, basis
         self._restart()
 
-    def __call__(self, index: int) -> np.ndarray:
-        """Return layer `index`."""
-        widths, _, key, dtype = self._draw
+    def __call__(self, index: int) -> Origin:
+        """Return where layer `index` began."""
+        widths, init, key, dtype, gain = self._draw
+        restricted = self._restricted(index)
         if index == 0:
-            moved = self._Q @ (self._trained(0) - self._first) @ self._basis.T
-            return np.asarray(first_layer(widths, key, dtype) + moved, dtype=dtype)
+            return Origin(
+                first_layer(widths, init, key, dtype, gain), restricted, self._Q, self._basis
+            )
         last = len(widths) - 2
+        self._go_to(min(index, last - 1))
         if index == last:
-            self._go_to(index - 1)
-            return np.asarray(self._trained(index) @ self._P.T, dtype=dtype)
-        self._go_to(index)
-        return self._hidden(index)
-
-    def _hidden(self, index: int) -> np.ndarray:
-        V = self._trained(index).astype(np.float64)
-        moved = self._P @ (V - np.eye(len(V))) @ self._before.T
-        return np.asarray(self._layer + moved, dtype=self._draw[3])
+            # All of the last layer lies in the subspace.
+            return Origin(restricted @ self._P.T, restricted, None, self._P)
+        return Origin(self._layer, restricted, self._P, self._before)
 
     def _restart(self) -> None:
         self._at = 0
@@ -127,7 +135,8 @@ class ReducedLift:
         """Leave ``Ŵ_i(0)``, P_{i-1} and P_i for i = `index` (0-based; P_0 is Q)."""
         if index < self._at:
             self._restart()
+        gain = self._draw[-1]
         while self._at < index:
             self._layer = next(self._layers)
-            self._before, self._P = self._P, self._layer @ self._P
+            self._before, self._P = self._P, (self._layer / gain) @ self._P
             self._at += 1

@@ -110,7 +110,9 @@ def _checked(layers: list[np.ndarray]) -> list[np.ndarray]:
     checked = []
     for i, w in enumerate(layers, start=1):
         if w.dtype.kind == "f" and w.dtype != dtype:
-            raise TypeError(f"weights must share one dtype, but layer {i} is {w.dtype}, not {dtype}")
+            raise TypeError(
+                f"weights must share one dtype, but layer {i} is {w.dtype}, not {dtype}"
+            )
         checked.append(check.finite_matrix(f"layer {i}", w, dtype))
     for i, (lower, upper) in enumerate(zip(checked, checked[1:], strict=False), start=1):
         if upper.shape[1] != lower.shape[0]:

@@ -1,4 +1,4 @@
-"""What a training run will do and cost, decided from shapes before anything is drawn."""
+"""What a training run will do and cost, decided before anything is drawn."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +8,17 @@ import numpy as np
 from fastdln.kernels.cpu.layout import Layout, make_layout
 
 from . import check
-from .initialization import INITS, full_widths
+from .closure import Irreducible, invariant_subspaces, rank_tolerance
+from .initialization import check_init, full_widths
 from .network import Network
+from .objective import check_objective, on_inputs
+from .rules import Rule
 
 METHODS = ("auto", "reduced", "dense")
-# Initialisations whose hidden layers are orthogonal, so that training them reduces exactly.
-REDUCIBLE = ("orthogonal", "identity")
+# Initialisations that are reduced exactly without forming a full-width layer.
+REDUCIBLE = ("orthogonal", "identity", "zero_asymmetric", "balanced")
+# A network's own invariant subspaces must leave out at least a tenth of its hidden dimensions.
+MOST_KEPT = 0.9
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,6 @@ class Plan:
     flops_per_step: float
     bytes: int
 
-    @property
-    def mirrored(self) -> bool:
-        """Whether the chain is trained transposed, because it has fewer inputs than outputs."""
-        return self.widths[0] < self.widths[-1]
-
 
 def plan(
     problem: Any,
@@ -59,6 +59,7 @@ def plan(
     init: str = "orthogonal",
     dtype: Any = "float64",
     method: str = "auto",
+    rule: Rule | None = None,
 ) -> Plan:
     """Return how `fastdln.train` would train this network.
 
@@ -67,70 +68,125 @@ def plan(
     TypeError, ValueError
         As `fastdln.train` does, among them ``method="reduced"`` where the reduction is not exact.
     """
+    check_objective(problem)
     check.one_of("method", method, METHODS)
-    check.one_of("init", init, INITS)
     dtype = check.float_dtype(dtype)
+    rule = rule or Rule()
     full = full_widths(problem.d_x, problem.d_y, width, depth)
-    obstacle = _obstacle(full, init)
-    if method == "reduced" and obstacle:
-        raise ValueError(f"method='reduced' is not exact here: {obstacle}; use 'dense' or 'auto'")
-    if method == "dense":
-        return _dense_plan(problem, full, dtype, "method='dense' was asked for")
-    if obstacle:
-        return _dense_plan(problem, full, dtype, f"not reducible: {obstacle}")
-    return _reduced_plan(problem, full, dtype)
+    check_init(init, full)
+    reduced = _drawn_widths(full, init, _rank(problem, rule))
+    obstacle = _optimizer_obstacle(rule) or _drawn_obstacle(full, init)
+    if _stays_dense(method, obstacle):
+        return _dense_plan(problem, full, dtype, rule, _dense_reason(method, obstacle))
+    reason = (
+        f"init {init!r} keeps to width {reduced[1]} of {full[1]}: trained exactly at that width"
+    )
+    return _reduced_plan(full, reduced, dtype, rule, reason)
 
 
 def plan_network(
-    problem: Any, network: Network, *, dtype: Any = None, method: str = "auto"
-) -> Plan:
-    """Return how `fastdln.train` would train this given network."""
+    problem: Any,
+    network: Network,
+    *,
+    dtype: Any = None,
+    method: str = "auto",
+    rule: Rule | None = None,
+    tolerance: float | None = None,
+) -> tuple[Plan, list[np.ndarray]]:
+    """Return how `fastdln.train` would train a given network, and its invariant subspaces.
+
+    The list of bases is empty where the network is trained at full width.
+    """
+    check_objective(problem)
     check.one_of("method", method, METHODS)
-    dtype = network.dtype if dtype is None else check.float_dtype(dtype)
+    rule = rule or Rule()
+    if not isinstance(network, Network):
+        raise TypeError(f"network must be a fastdln.Network, not {type(network).__name__}")
     if (network.d_x, network.d_y) != (problem.d_x, problem.d_y):
         raise ValueError(
             f"network maps {network.d_x} inputs to {network.d_y} outputs, but the problem has"
             f" d_x={problem.d_x} and d_y={problem.d_y}"
         )
-    if method == "reduced":
-        raise ValueError("method='reduced' needs a network drawn by train; use 'dense' or 'auto'")
+    tolerance = rank_tolerance(tolerance, network.dtype, network.widths or (1,))
+    dtype = network.dtype if dtype is None else check.float_dtype(dtype)
     full = (network.d_x, *network.widths, network.d_y)
-    return _dense_plan(problem, full, dtype, "a given network is trained as it is")
+    obstacle, bases = _optimizer_obstacle(rule) or _depth_obstacle(full), []
+    if method != "dense" and not obstacle:
+        try:
+            basis = on_inputs(problem).basis
+            bases = invariant_subspaces(network.weights, basis, tolerance, MOST_KEPT)
+        except Irreducible as reason:
+            obstacle = str(reason)
+    if _stays_dense(method, obstacle):
+        return _dense_plan(problem, full, dtype, rule, _dense_reason(method, obstacle)), []
+    kept = [Q.shape[1] for Q in bases]
+    reason = (
+        f"invariant subspaces keep {sum(kept)} of {sum(network.widths)} hidden dimensions"
+        f" at rank tolerance {tolerance:.1e}: trained exactly inside them"
+    )
+    widths = (on_inputs(problem).rank, *kept, problem.d_y)
+    return _reduced_plan(full, widths, dtype, rule, reason), bases
 
 
-def _obstacle(full: tuple[int, ...], init: str) -> str:
+def _stays_dense(method: str, obstacle: str) -> bool:
+    if method == "reduced" and obstacle:
+        raise ValueError(f"method='reduced' is not exact here: {obstacle}; use 'dense' or 'auto'")
+    return method == "dense" or bool(obstacle)
+
+
+def _dense_reason(method: str, obstacle: str) -> str:
+    return "method='dense' was asked for" if method == "dense" else f"not reducible: {obstacle}"
+
+
+def _optimizer_obstacle(rule: Rule) -> str:
+    if rule.equivariant:
+        return ""
+    return "Adam's steps are taken entry by entry and do not rotate with the weights"
+
+
+def _depth_obstacle(full: tuple[int, ...]) -> str:
+    return "a network of depth 1 has no hidden layer" if len(full) == 2 else ""
+
+
+def _drawn_obstacle(full: tuple[int, ...], init: str) -> str:
     """Return the condition of the exact reduction that fails, or an empty string."""
     if init not in REDUCIBLE:
-        return f"init {init!r} has hidden layers that are not orthogonal"
-    if len(full) == 2:
-        return "a network of depth 1 has no hidden layer"
-    if len(set(full[1:-1])) > 1:
+        return f"hidden layers of init {init!r} mix all directions"
+    if init != "balanced" and len(set(full[1:-1])) > 1:
         return f"hidden widths differ ({min(full[1:-1])} to {max(full[1:-1])})"
-    return ""
+    return _depth_obstacle(full)
 
 
-def _dense_plan(problem: Any, full: tuple[int, ...], dtype: np.dtype, reason: str) -> Plan:
-    widths = (problem.reduced.rank, *full[1:])
+def _drawn_widths(full: tuple[int, ...], init: str, rank: int) -> tuple[int, ...]:
+    d_y = full[-1]
+    most = min(full[0], d_y) if init == "balanced" else rank + d_y
+    return (rank, *(min(m, most) for m in full[1:-1]), d_y)
+
+
+def _rank(problem: Any, rule: Rule) -> int:
+    return on_inputs(problem, whole=not rule.equivariant).rank
+
+
+def _dense_plan(
+    problem: Any, full: tuple[int, ...], dtype: np.dtype, rule: Rule, reason: str
+) -> Plan:
+    widths = (_rank(problem, rule), *full[1:])
     layout = chain_layout(widths, dtype)
     first = (full[0] + widths[0]) * full[1] * dtype.itemsize
     largest = max(a * b for a, b in zip(full, full[1:], strict=False)) * dtype.itemsize
-    return Plan(
-        "dense", reason, widths, full, dtype, flops(layout), chain_bytes(layout) + first + largest
-    )
+    size = chain_bytes(layout, rule) + first + largest
+    return Plan("dense", reason, widths, full, dtype, flops(layout), size)
 
 
-def _reduced_plan(problem: Any, full: tuple[int, ...], dtype: np.dtype) -> Plan:
-    rank, m, d_y = problem.reduced.rank, full[1], full[-1]
-    k = min(m, rank + d_y)
-    widths = (rank, *(k,) * (len(full) - 2), d_y)
+def _reduced_plan(
+    full: tuple[int, ...], widths: tuple[int, ...], dtype: np.dtype, rule: Rule, reason: str
+) -> Plan:
     layout = chain_layout(widths, dtype)
     # Drawing in float64: two frames, a copy for their QR, and a block of 32 reflectors.
-    frames = 8 * (2 * max(m, full[0]) * (rank + d_y) + 3 * 32 * max(m, full[0]))
-    reason = (
-        f"orthogonal hidden layers: width {m} is trained exactly as width {k}"
-        f" = min(width, rank of inputs {rank} + d_y {d_y})"
-    )
-    return Plan("reduced", reason, widths, full, dtype, flops(layout), chain_bytes(layout) + frames)
+    longest = max(full)
+    frames = 8 * longest * (2 * (widths[0] + widths[-1]) + 3 * 32)
+    size = chain_bytes(layout, rule) + frames
+    return Plan("reduced", reason, widths, full, dtype, flops(layout), size)
 
 
 def chain_layout(widths: tuple[int, ...], dtype: np.dtype) -> Layout:
@@ -138,10 +194,10 @@ def chain_layout(widths: tuple[int, ...], dtype: np.dtype) -> Layout:
     return make_layout(widths[::-1] if widths[0] < widths[-1] else widths, dtype)
 
 
-def chain_bytes(layout: Layout) -> int:
-    """Return the bytes of weights and products while a chain is trained."""
-    states = layout.size + layout.product_size + 2 * layout.q_padded * layout.widest
-    return states * layout.dtype.itemsize
+def chain_bytes(layout: Layout, rule: Rule) -> int:
+    """Return the bytes of weights, optimiser states and products while a chain is trained."""
+    states = layout.size * (1 + rule.states) + layout.product_size
+    return (states + 2 * layout.q_padded * layout.widest) * layout.dtype.itemsize
 
 
 def flops(layout: Layout) -> float:

@@ -43,6 +43,9 @@ class Stream(enum.IntEnum):
     LAST_LAYER = 5
     HIDDEN_LAYER = 6
     HAAR = 7
+    BALANCED_PRODUCT = 8
+    RESIDUAL_LAYER = 9
+    MINIBATCH = 10
 
 
 def stream_id(kind: int, index: int = 0) -> int:

@@ -76,6 +76,16 @@ class Regression:
         """Return ``∂ℓ/∂M = (M X − Y) Xᵀ``, shape (d_y, d_x), float64."""
         return (self._matrix(M) @ self.X - self.Y) @ self.X.T
 
+    def batch_gradient(self, M: ArrayLike, samples: np.ndarray) -> np.ndarray:
+        """Return the gradient's unbiased estimate from the samples of these indices."""
+        X, Y = self.X[:, samples], self.Y[:, samples]
+        return (self._matrix(M) @ X - Y) @ X.T * (self.n / len(samples))
+
+    @property
+    def smoothness(self) -> float:
+        """Lipschitz constant of the gradient, ``‖X‖₂²``."""
+        return float(self.reduced.scale[0]) ** 2
+
     def _matrix(self, M: ArrayLike) -> np.ndarray:
         M = np.asarray(M, dtype=np.float64)
         if M.shape != (self.d_y, self.d_x):
@@ -99,18 +109,38 @@ class ReducedRegression:
         T = Y V.
     constant : float
         The part of the loss that no network can reach, ``½‖Y − Y V Vᵀ‖²``.
+    samples : (ndarray, ndarray), shapes (r, n) and (d_y, n)
+        ``Uᵀ X`` and Y, sample by sample, for minibatches.
     """
 
-    def __init__(self, basis: np.ndarray, scale: np.ndarray, target: np.ndarray, constant: float):
+    def __init__(
+        self,
+        basis: np.ndarray,
+        scale: np.ndarray,
+        target: np.ndarray,
+        constant: float,
+        samples: tuple[np.ndarray, np.ndarray],
+    ):
         self.basis = basis
         self.scale = scale
         self.target = target
         self.constant = constant
+        self.samples = samples
 
     @property
     def rank(self) -> int:
         """Rank of the inputs."""
         return self.scale.size
+
+    def evaluate(self, M: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the loss and its gradient for M' of shape (d_y, r)."""
+        residual = M * self.scale - self.target
+        return self.constant + 0.5 * float(np.sum(residual**2)), residual * self.scale
+
+    def batch_gradient(self, M: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """Return the gradient's unbiased estimate from the samples of these indices."""
+        X, Y = (data[:, samples] for data in self.samples)
+        return (M @ X - Y) @ X.T * (self.samples[0].shape[1] / len(samples))
 
 
 def reduce_regression(X: np.ndarray, Y: np.ndarray) -> ReducedRegression:
@@ -126,8 +156,13 @@ def reduce_regression(X: np.ndarray, Y: np.ndarray) -> ReducedRegression:
     V = Vt[:rank].T
     target = Y @ V
     rest = Y - target @ V.T
+    scale = s[:rank] * unit
     return ReducedRegression(
-        np.ascontiguousarray(U[:, :rank]), s[:rank] * unit, target, 0.5 * float(np.sum(rest**2))
+        basis=np.ascontiguousarray(U[:, :rank]),
+        scale=scale,
+        target=target,
+        constant=0.5 * float(np.sum(rest**2)),
+        samples=(scale[:, None] * Vt[:rank], Y),
     )
 
 

@@ -1,92 +1,156 @@
 """Where a training run starts: the layers it trains, and how full weights come back."""
 
-import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from .engine import Descent
-from .initialization import draw_layers, last_layer
-from .lifting import DenseLift, LiftedWeights, ReducedLift, layer_shapes
+from .initialization import (
+    balanced_factors,
+    draw_layers,
+    first_layer,
+    last_layer,
+)
+from .lifting import DrawnOrigins, Origin, Origins
 from .network import Network
 from .plan import Plan
 from .random import Stream, stream_id
 
-Form = Callable[[int], np.ndarray]
-
 
 class Start(NamedTuple):
-    """The layers to train, input first, and what turns trained layers into full weights."""
+    """The layers to train, input first, and where each of them comes from."""
 
     layers: Iterable[np.ndarray]
-    lift: Callable[[Form], Form]
-
-    def network(self, plan: Plan, descent: Descent) -> Network:
-        """Return the trained network at full width."""
-        form = self.lift(descent.layer)
-        return Network.trusted(LiftedWeights(layer_shapes(plan.full_widths), plan.dtype, form))
+    origins: Origins
 
 
-def start_given(problem: Any, network: Network) -> Start:
-    """Start from a given network, its first layer in the coordinates of the inputs."""
-    return _dense_start(problem, iter(network.weights))
+class Draw(NamedTuple):
+    """What decides a drawn network."""
+
+    widths: tuple[int, ...]
+    init: str
+    key: int
+    dtype: np.dtype
+    gain: float
 
 
-def start_drawn(problem: Any, plan: Plan, init: str, key: int) -> Start:
-    """Start from a network drawn for `key`; a reduced one is never formed at full width."""
-    if plan.method == "dense":
-        return _dense_start(problem, draw_layers(plan.full_widths, init, key, plan.dtype))
-    return _reduced_start(problem, plan, init, key)
+def start_dense(layers: Iterator[np.ndarray], basis: np.ndarray) -> Start:
+    """Start from full-width layers, the first in the coordinates of the inputs.
 
-
-def _dense_start(problem: Any, layers: Iterator[np.ndarray]) -> Start:
-    basis = problem.reduced.basis
+    With U the `basis`, ``Ŵ_1 U`` is all of the first layer that training moves.
+    """
     first = next(layers)
+    restricted = first @ basis
 
     def trained_layers() -> Iterator[np.ndarray]:
-        yield first @ basis
+        yield restricted
         yield from layers
 
-    return Start(trained_layers(), lambda trained: DenseLift(first, basis, trained))
+    def origins(index: int) -> Origin | None:
+        return Origin(first, first @ basis, None, basis) if index == 0 else None
+
+    return Start(trained_layers(), origins)
 
 
-def _reduced_start(problem: Any, plan: Plan, init: str, key: int) -> Start:
+def start_drawn(draw: Draw, plan: Plan, basis: np.ndarray) -> Start:
+    """Start from a drawn network; a reduced one is never formed at full width."""
+    if plan.method == "dense":
+        return start_dense(draw_layers(*draw), basis)
+    return _start_balanced(draw, basis) if draw.init == "balanced" else _start_carried(draw, basis)
+
+
+def _start_carried(draw: Draw, basis: np.ndarray) -> Start:
     """Draw only what decides the trajectory: ``Ŵ_1 U`` and ``Z = Ŵ_L O_{L-1}``.
 
-    In the basis O_i of layer i every hidden layer starts as the identity, and training stays in
-    the span of the columns of ``Ŵ_1 U`` and the rows of Z. With Q an orthonormal basis of that
-    span, ``QᵀŴ_1U, I, …, I, ZQ`` trains as the full network does (Yaras et al. 2023, extended
-    to both ends). Time O(m d_x r), memory O((m + d_x) k); nothing of size m × m.
+    In the basis O_i of layer i every hidden layer starts as a multiple of the identity, and
+    training stays in the span of the columns of ``Ŵ_1 U`` and the rows of Z. With Q an orthonormal
+    basis of that span, ``QᵀŴ_1U, I, …, I, ZQ`` trains as the full network does (Yaras et al. 2023,
+    for both ends). Nothing of size m × m is formed; time O(m d_x r), memory O((m + d_x) k).
     """
-    widths, basis = plan.full_widths, problem.reduced.basis
-    V = first_layer_on(basis, widths, key)
-    Z = last_layer(widths, key, np.dtype("float64"))
+    V = _first_layer_on(basis, draw)
+    Z = last_layer(draw.widths, draw.init, draw.key, np.dtype("float64"), draw.gain)
     span = np.concatenate([V, Z.T], axis=1)
     R = np.linalg.qr(span, mode="r")
     first, last = R[:, : V.shape[1]], R[:, V.shape[1] :].T
-    k = len(R)
+    hidden, final = draw.gain * np.eye(len(R)), len(draw.widths) - 2
 
-    def trained_layers() -> Iterator[np.ndarray]:
-        yield first
-        for _ in range(len(widths) - 3):
-            yield np.eye(k)
-        yield last
+    def restricted(index: int) -> np.ndarray:
+        if index == 0:
+            return first
+        return last if index == final else hidden
 
-    def lift(trained: Form) -> Form:
-        Q = np.linalg.qr(span)[0]
-        return ReducedLift(widths, init, key, plan.dtype, Q, first, basis, trained)
+    def origins() -> Origins:
+        return DrawnOrigins(draw, np.linalg.qr(span)[0], restricted, basis)
 
-    return Start(trained_layers(), lift)
+    return Start((restricted(i) for i in range(final + 1)), _Later(origins))
 
 
-def first_layer_on(basis: np.ndarray, widths: tuple[int, ...], key: int) -> np.ndarray:
-    """Return ``Ŵ_1 U`` of orthogonal initialisation, shape (m, r), without forming ``Ŵ_1``."""
+class _Later:
+    """Origins that are prepared when the first of them is asked for."""
+
+    def __init__(self, prepare: Callable[[], Origins]):
+        self._prepare = prepare
+        self._ready: Origins | None = None
+
+    def __call__(self, index: int) -> Origin | None:
+        if self._ready is None:
+            self._ready = self._prepare()
+        return self._ready(index)
+
+
+def _first_layer_on(basis: np.ndarray, draw: Draw) -> np.ndarray:
+    """Return ``Ŵ_1 U``, shape (m, r), float64, without forming ``Ŵ_1``."""
     from .haar import HaarReflectors
 
-    d_x, m = widths[:2]
-    stream = stream_id(Stream.FIRST_LAYER, 0)
-    frame = HaarReflectors.from_stream(max(m, d_x), min(m, d_x), key, stream)
+    d_x, m = draw.widths[:2]
+    if draw.init == "zero_asymmetric":
+        V = np.zeros((m, basis.shape[1]))
+        V[: min(m, d_x)] = draw.gain * basis[: min(m, d_x)]
+        return V
+    frame = HaarReflectors.from_stream(
+        max(m, d_x), min(m, d_x), draw.key, stream_id(Stream.FIRST_LAYER, 0)
+    )
     if m >= d_x:
-        return frame.apply(basis)
-    return math.sqrt(d_x / m) * frame.apply_transposed(basis)
+        return draw.gain * frame.apply(basis)
+    return draw.gain * np.sqrt(d_x / m) * frame.apply_transposed(basis)
+
+
+def _start_balanced(draw: Draw, basis: np.ndarray) -> Start:
+    """Start in the leading min(d_x, d_y) coordinates, outside of which all layers are zero."""
+    U, s, Vt = balanced_factors(draw.widths, draw.key, draw.gain)
+    final = len(draw.widths) - 2
+
+    def restricted(index: int) -> np.ndarray:
+        if index == 0:
+            return s[:, None] * (Vt @ basis)
+        return U * s if index == final else np.diag(s)
+
+    def origins(index: int) -> Origin:
+        if index == 0:
+            full = first_layer(*draw)
+        elif index == final:
+            full = last_layer(*draw)
+        else:
+            shape = draw.widths[index + 1], draw.widths[index]
+            full = np.zeros(shape, draw.dtype)
+            np.fill_diagonal(full[: s.size, : s.size], s)
+        upper = None if index == final else np.eye(draw.widths[index + 1], s.size)
+        lower = basis if index == 0 else np.eye(draw.widths[index], s.size)
+        return Origin(full, restricted(index), upper, lower)
+
+    return Start((restricted(i) for i in range(final + 1)), origins)
+
+
+def start_restricted(network: Network, bases: Sequence[np.ndarray], basis: np.ndarray) -> Start:
+    """Start from a given network restricted to invariant subspaces with these bases."""
+    lower, upper = [basis, *bases], [*bases, None]
+
+    def restricted(index: int) -> np.ndarray:
+        layer = network.weights[index].astype(np.float64) @ lower[index]
+        Q = upper[index]
+        return layer if Q is None else Q.T @ layer
+
+    def origins(index: int) -> Origin:
+        return Origin(network.weights[index], restricted(index), upper[index], lower[index])
+
+    return Start((restricted(i) for i in range(network.depth)), origins)

@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from . import check
+from .objective import Objective
 from .regression import Regression
 
 
@@ -33,13 +34,14 @@ def stable_rank(problem: Regression) -> float:
     return float(np.sum((scale / scale[0]) ** 2))
 
 
-def learning_rate(problem: Regression, depth: int) -> float:
+def learning_rate(problem: Objective, depth: int) -> float:
     """Return the largest step size of Theorem 4.1, ``η = d_y / (2 L ‖X‖₂²)``.
 
     Parameters
     ----------
-    problem : Regression
-        The data.
+    problem : Regression or other objective
+        For an objective that is no regression its `smoothness`, the Lipschitz constant of its
+        gradient, stands for ``‖X‖₂²``.
     depth : int
         Number of layers L ≥ 1.
 
@@ -51,10 +53,15 @@ def learning_rate(problem: Regression, depth: int) -> float:
     Raises
     ------
     TypeError, ValueError
-        If `depth` is not a positive whole number.
+        If `depth` is not a positive whole number, or the objective states no `smoothness`.
     """
     depth = check.positive_integer("depth", depth)
-    return problem.d_y / (2 * depth * float(problem.reduced.scale[0]) ** 2)
+    smoothness = getattr(problem, "smoothness", None)
+    if smoothness is None:
+        raise ValueError(
+            f"a {type(problem).__name__} states no smoothness, so learning_rate must be given"
+        )
+    return problem.d_y / (2 * depth * smoothness)
 
 
 def contraction(problem: Regression, depth: int, learning_rate: float | None = None) -> float:

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from . import check, memory, theory
-from .engine import Callback, Descent
+from .engine import Callback, Descent, Schedule
+from .lifting import LiftedWeights, layer_shapes, lift
 from .network import Network
-from .plan import plan, plan_network
-from .random import seed_key
-from .regression import Regression
-from .start import start_drawn, start_given
+from .objective import Objective, on_inputs
+from .plan import Plan, plan, plan_network
+from .random import Stream, seed_key, standard_normal, stream_id
+from .rules import Rule
+from .start import Draw, Start, start_dense, start_drawn, start_restricted
 
 log = logging.getLogger("fastdln")
 
@@ -34,7 +36,9 @@ class TrainResult:
     seconds : float
         Wall time of the whole call, drawing the network included.
     method : {"reduced", "dense"}
-        Whether the exact reduction of the width was used; `reason` says why.
+        Whether the exact reduction of the width was used.
+    reason : str
+        Why this method.
     device : str
     learning_rate : float
         The η that was used, for the paper's weights ``W_i``.
@@ -67,28 +71,35 @@ class TrainResult:
 
 
 def train(
-    problem: Regression,
+    problem: Objective,
     *,
     width: Any = None,
     depth: int | None = None,
     init: str = "orthogonal",
+    gain: float = 1.0,
     steps: int = 10_000,
     learning_rate: float | None = None,
+    optimizer: str = "gd",
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    batch_size: int | None = None,
     seed: Any = 0,
     dtype: Any = None,
     device: str = "cpu",
     method: str = "auto",
     network: Network | None = None,
+    rank_tolerance: float | None = None,
     tolerance: float | None = None,
     callback: Callback | None = None,
 ) -> TrainResult:
-    """Train a deep linear network by full-batch gradient descent.
+    """Train a deep linear network by gradient descent.
 
     Parameters
     ----------
-    problem : Regression
-        The loss, a function of the end-to-end matrix.
-    width, depth, init, seed
+    problem : Regression, Logistic, MatrixCompletion, MatrixSensing or another objective
+        The loss, a function of the end-to-end matrix; see `fastdln.Objective` for your own.
+    width, depth, init, gain
         The network to draw, as in `fastdln.initialize`.
     steps : int
         Steps to take, 0 or more.
@@ -96,6 +107,22 @@ def train(
         The paper's η, for the paper's weights ``W_i``: layer i of the normalised weights moves
         with η / rows of layer i. None means the theorem's largest,
         ``d_y / (2 L ‖X‖₂²)`` (Hu, Xiao & Pennington 2020, Theorem 4.1).
+    optimizer : {"gd", "adam"}
+        Gradient descent, or Adam (Kingma & Ba 2015; β = 0.9, 0.999, ε = 1e-8), both on the
+        paper's weights. Adam does not reduce: its steps are taken entry by entry.
+    momentum : float
+        μ in [0, 1): ``v := μ v + gradient``, ``W −= η v`` (Polyak).
+    nesterov : bool
+        Nesterov's form of momentum, ``W −= η (gradient + μ v)``.
+    weight_decay : float
+        λ ≥ 0: ``λ W_i`` is added to the gradient of ``W_i``. Losses leave the penalty out.
+    batch_size : int, optional
+        Samples per step, from 1 to n; None is full-batch. Batches are consecutive parts of a
+        permutation of the samples that is drawn anew, from `seed`, when it is used up (a last
+        part smaller than a batch is left out). The gradient is scaled to be unbiased; the loss
+        is the full one at every step.
+    seed : int or what `numpy.random.default_rng` accepts
+        Decides the network and the minibatches.
     dtype : {"float64", "float32"}, optional
         None means the given network's, or float64. Losses are float64 always.
     device : {"cpu", "auto"}
@@ -106,7 +133,12 @@ def train(
         unstable (narrow networks at the theorem's largest step), rounding differences grow
         along it as along any chaotic one.
     network : Network, optional
-        Train this network instead of drawing one; it is left as it is.
+        Train this network instead of drawing one; it is left as it is. ``"auto"`` and
+        ``"reduced"`` look for its invariant subspaces (`fastdln.closure`).
+    rank_tolerance : float, optional
+        For a given network: a direction counts as outside a subspace where its part outside
+        exceeds this times the norm of the layer that led there, in (0, 1). None means
+        ``10 √m eps``.
     tolerance : float, optional
         Relative loss at or below which training stops as ``"converged"``, in [0, 1). None means
         ``(10 eps)²`` of the dtype (1.4e-12 in float32, 4.9e-30 in float64): a residual of ten
@@ -126,30 +158,42 @@ def train(
         If the network does not fit in memory; names the bytes.
     """
     begun = time.perf_counter()
-    if not isinstance(problem, Regression):
-        raise TypeError(f"problem must be a Regression, not {type(problem).__name__}")
+    rule = Rule(optimizer, momentum, nesterov, weight_decay)
     device = check.device(device)
     steps = check.non_negative_integer("steps", steps)
+    gain = check.positive_number("gain", gain)
+    key = seed_key(seed)
     if network is None:
         chosen = plan(
-            problem, width=width, depth=depth, init=init, dtype=dtype or "float64", method=method
-        )
-        key = seed_key(seed)
+            problem, width=width, depth=depth, init=init, dtype=dtype or "float64",
+            method=method, rule=rule,
+        )  # fmt: skip
+        bases: list[np.ndarray] = []
     else:
         if width is not None or depth is not None:
             raise ValueError("width and depth must be left out where a network is given")
-        chosen = plan_network(problem, network, dtype=dtype, method=method)
-    memory.require(
-        chosen.bytes, memory.available(), f"training {chosen.full_widths}", "reduce width or depth"
-    )
+        chosen, bases = plan_network(
+            problem, network, dtype=dtype, method=method, rule=rule, tolerance=rank_tolerance
+        )
+    floor = relative_floor(tolerance, chosen.dtype)
     rate = learning_rate_or_default(problem, learning_rate, len(chosen.full_widths) - 1)
-    log.info("%s: %s", chosen.method, chosen.reason)
-    start = (
-        start_drawn(problem, chosen, init, key) if network is None else start_given(problem, network)
+    schedule = minibatches(problem, batch_size, key)
+    memory.require(
+        chosen.bytes, memory.available(), f"training {_described(chosen)}", "reduce width or depth"
     )
+    log.info("%s: %s", chosen.method, chosen.reason)
+    objective = on_inputs(problem, whole=not rule.equivariant)
+    if network is None:
+        draw = Draw(chosen.full_widths, init, key, chosen.dtype, gain)
+        start = start_drawn(draw, chosen, objective.basis)
+    elif bases:
+        start = start_restricted(network, bases, objective.basis)
+    else:
+        start = start_dense(iter(network.weights), objective.basis)
+    rows = np.array(chosen.full_widths[1:], dtype=np.float64)
     descent = Descent(
-        start.layers, chosen.widths, chosen.dtype, rate / np.array(chosen.full_widths[1:]),
-        problem.reduced, steps, relative_floor(tolerance, chosen.dtype),
+        start.layers, chosen.widths, chosen.dtype, rows, rate, rule, objective, steps, floor,
+        schedule,
     )  # fmt: skip
     descent.run(callback)
     return TrainResult(
@@ -161,8 +205,20 @@ def train(
         reason=chosen.reason,
         device=device,
         learning_rate=rate,
-        network=start.network(chosen, descent),
+        network=_lifted(chosen, start, descent, rule, rate),
     )
+
+
+def _described(chosen: Plan) -> str:
+    hidden = chosen.full_widths[1:-1]
+    return f"a network of depth {len(hidden) + 1} and width {max(hidden, default=0)}"
+
+
+def _lifted(chosen: Plan, start: Start, descent: Descent, rule: Rule, rate: float) -> Network:
+    """Return the trained network at full width, keeping no more than its weights need."""
+    widths, steps, chain = chosen.full_widths, descent.step, descent.chain
+    form = lift(start.origins, chain.layer, lambda i: rule.complement(rate, widths[i + 1], steps))
+    return Network.trusted(LiftedWeights(layer_shapes(widths), chosen.dtype, form))
 
 
 def learning_rate_or_default(problem: Any, learning_rate: float | None, depth: int) -> float:
@@ -180,3 +236,28 @@ def relative_floor(tolerance: float | None, dtype: np.dtype) -> float:
     if tolerance >= 1:
         raise ValueError(f"tolerance must be less than 1, not {tolerance}")
     return tolerance
+
+
+def minibatches(problem: Any, batch_size: int | None, key: int) -> Schedule | None:
+    """Return the seeded schedule of minibatches: from a step to the indices of its samples.
+
+    The permutation of an epoch orders normals of a stream of its own, so that it is the same in
+    every version and any step's batch can be found without those before it.
+    """
+    if batch_size is None:
+        return None
+    size = check.positive_integer("batch_size", batch_size)
+    if not hasattr(problem, "batch_gradient"):
+        raise TypeError(
+            f"a {type(problem).__name__} has no batch_gradient, so batch_size must be left out"
+        )
+    if size > problem.n:
+        raise ValueError(f"batch_size must be at most the {problem.n} samples, not {size}")
+    per_epoch = problem.n // size
+
+    def batch(step: int) -> np.ndarray:
+        epoch, part = divmod(step, per_epoch)
+        normals = standard_normal(key, stream_id(Stream.MINIBATCH, epoch), (problem.n,))
+        return np.argsort(normals, kind="stable")[part * size : (part + 1) * size]
+
+    return batch

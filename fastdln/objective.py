@@ -1,0 +1,109 @@
+"""Objectives: a loss as a function of the end-to-end matrix, and what training needs of one."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from . import check
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A differentiable loss ``M ↦ ℓ(M)`` of the end-to-end matrix, shape (d_y, d_x), float64.
+
+    Any object with these four members can be trained. Optional members:
+
+    ``input_basis`` : ndarray, shape (d_x, r)
+        Orthonormal columns with ``ℓ(M) = ℓ(M U Uᵀ)`` for all M: training happens in their span
+        only and costs what r inputs do. Without it, all of R^{d_x} counts.
+    ``smoothness`` : float
+        Lipschitz constant of the gradient; ``d_y / (2 L smoothness)`` is then the default
+        learning rate, which for regression is Theorem 4.1's of Hu, Xiao & Pennington 2020.
+    ``n`` : int and ``batch_gradient(M, samples)``
+        Number of samples, and an unbiased estimate of the gradient from those of the given
+        indices (for a sum over samples: theirs, times n over their number), for minibatches.
+    """
+
+    d_x: int
+    d_y: int
+
+    def loss(self, M: np.ndarray) -> float:
+        """Return the loss of an end-to-end matrix."""
+        ...
+
+    def gradient(self, M: np.ndarray) -> np.ndarray:
+        """Return ``∂ℓ/∂M``, shape (d_y, d_x)."""
+        ...
+
+
+class OnBasis:
+    """An objective as a function of ``M' = M U``, U a basis of the inputs that it depends on."""
+
+    def __init__(self, objective: Any, basis: np.ndarray | None):
+        self._objective = objective
+        self._whole = basis is None
+        self.basis = np.eye(objective.d_x) if basis is None else basis
+
+    @property
+    def rank(self) -> int:
+        """Number of inputs that remain."""
+        return self.basis.shape[1]
+
+    def evaluate(self, M: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the loss and its gradient for M' of shape (d_y, rank)."""
+        full = self._full(M)
+        return float(self._objective.loss(full)), self._on_basis(self._objective.gradient(full))
+
+    def batch_gradient(self, M: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """Return the gradient's estimate from the samples of these indices."""
+        return self._on_basis(self._objective.batch_gradient(self._full(M), samples))
+
+    def _full(self, M: np.ndarray) -> np.ndarray:
+        return M if self._whole else M @ self.basis.T
+
+    def _on_basis(self, G: np.ndarray) -> np.ndarray:
+        return G if self._whole else G @ self.basis
+
+
+def on_inputs(problem: Any, whole: bool = False) -> Any:
+    """Return `problem` on the span of its inputs, or on all of them where `whole` is set."""
+    if whole:
+        return OnBasis(problem, None)
+    reduced = getattr(problem, "reduced", None)
+    return reduced if reduced is not None else OnBasis(problem, _checked_basis(problem))
+
+
+def _checked_basis(problem: Any) -> np.ndarray | None:
+    basis = getattr(problem, "input_basis", None)
+    if basis is None:
+        return None
+    basis = check.finite_matrix("input_basis", basis)
+    if basis.shape[0] != problem.d_x or basis.shape[1] > problem.d_x:
+        raise ValueError(
+            f"input_basis must have {problem.d_x} rows (d_x) and no more columns,"
+            f" not shape {basis.shape}"
+        )
+    defect = np.abs(basis.T @ basis - np.eye(basis.shape[1])).max()
+    if defect > 1e-10:
+        raise ValueError(f"input_basis must have orthonormal columns, but UᵀU − I is {defect:.1e}")
+    return basis
+
+
+def check_objective(problem: Any) -> None:
+    """Raise TypeError unless `problem` can be trained."""
+    if isinstance(problem, type) or not isinstance(problem, Objective):
+        raise TypeError(
+            "problem must have d_x, d_y, loss(M) and gradient(M), as fastdln.Regression has;"
+            f" a {type(problem).__name__} does not"
+        )
+
+
+def span(rows: np.ndarray) -> np.ndarray:
+    """Return an orthonormal basis, shape (columns, rank), of the span of the `rows`.
+
+    Directions below ``max(shape)·eps`` of the largest are rounding noise and left out, as in
+    `numpy.linalg.matrix_rank`.
+    """
+    _, s, Vt = np.linalg.svd(rows, full_matrices=False)
+    rank = int(np.sum(s > max(rows.shape) * np.finfo(np.float64).eps * s[0]))
+    return np.ascontiguousarray(Vt[:rank].T)

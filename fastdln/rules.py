@@ -1,0 +1,118 @@
+"""How gradients move weights: gradient descent with momentum and weight decay, and Adam."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastdln.kernels.cpu.adam import update_layers_with_adam
+from fastdln.kernels.cpu.chain import update_layers
+from fastdln.kernels.cpu.layout import aligned_zeros
+from fastdln.kernels.cpu.velocity import update_layers_with_velocity
+
+from . import check
+
+OPTIMIZERS = ("gd", "adam")
+# Adam's constants, Kingma & Ba 2015, algorithm 1.
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An optimiser for the paper's weights ``W_i`` with its constants, checked.
+
+    Attributes
+    ----------
+    optimizer : {"gd", "adam"}
+    momentum : float
+        μ in [0, 1); 0 is plain gradient descent.
+    nesterov : bool
+    weight_decay : float
+        λ: λ W_i is added to the gradient of W_i.
+    """
+
+    optimizer: str = "gd"
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check.one_of("optimizer", self.optimizer, OPTIMIZERS)
+        momentum = check.non_negative_number("momentum", self.momentum)
+        if momentum >= 1:
+            raise ValueError(f"momentum must be at least 0 and less than 1, not {momentum}")
+        check.non_negative_number("weight_decay", self.weight_decay)
+        if self.nesterov and momentum == 0:
+            raise ValueError("nesterov=True needs a momentum greater than 0, but momentum is 0")
+        if self.optimizer == "adam" and momentum:
+            raise ValueError(
+                f"optimizer='adam' has its own momentum; momentum must be 0, not {momentum}"
+            )
+
+    @property
+    def equivariant(self) -> bool:
+        """Whether rotating the weights rotates the steps, on which every reduction rests."""
+        return self.optimizer != "adam"
+
+    @property
+    def states(self) -> int:
+        """Arrays of the weights' size that the optimiser keeps."""
+        return {"gd": int(self.momentum > 0), "adam": 2}[self.optimizer]
+
+    def complement(self, learning_rate: float, rows: int, steps: int) -> float:
+        """Return the factor that `steps` steps leave of a part of a layer with no gradient.
+
+        The part of a full-width layer outside the span of a reduced run: 1 but for weight decay.
+        """
+        if self.weight_decay == 0:
+            return 1.0
+        if self.momentum == 0:
+            return float((1 - learning_rate * self.weight_decay) ** steps)
+        c, v, mu = 1.0, 0.0, self.momentum
+        for _ in range(steps):
+            pull = self.weight_decay * c
+            v = mu * v + pull
+            c -= learning_rate * (pull + mu * v if self.nesterov else v)
+        return c
+
+
+class Moving:
+    """A rule at work on one packed chain: its states, and the kernel arguments it stands for.
+
+    In normalised weights ``Ŵ = W/√rows`` the gradient is the normalised one over √rows, so that
+    layer i moves with η/rows, weight decay λ acts as λ·rows on a velocity, and a step of plain
+    gradient descent first leaves ``1 − η λ`` of every weight.
+    """
+
+    def __init__(self, rule: Rule, learning_rate: float, rows: np.ndarray, layout: Any):
+        number = layout.dtype.type
+        self.rule = rule
+        states = [aligned_zeros(layout.size, layout.dtype) for _ in range(rule.states)]
+        self.adam = tuple(states) if rule.optimizer == "adam" else ()
+        self.velocity = states[0] if rule.momentum else np.empty(0, layout.dtype)
+        power = 0.5 if rule.optimizer == "adam" else 1.0
+        self.rates = (learning_rate / rows**power).astype(layout.dtype)
+        self.scales = np.sqrt(rows).astype(layout.dtype)
+        self.pulls = (rule.weight_decay * rows).astype(layout.dtype)
+        self.decay = number(1 - learning_rate * rule.weight_decay)
+        self.momentum = number(rule.momentum)
+        self._adam_constants = tuple(number(x) for x in (rule.weight_decay, BETA1, BETA2, EPSILON))
+
+    @property
+    def plain(self) -> bool:
+        """Whether the co-state starts as ``−η_1 G`` rather than as G."""
+        return not self.adam and self.velocity.size == 0
+
+    def update(self, chain: tuple[Any, ...], step: int, member: tuple[Any, ...]) -> None:
+        """Update every layer by step number `step` (from 1), as this member of the team."""
+        if self.adam:
+            update_layers_with_adam(
+                *chain, *self.adam, self.rates, self.scales, *self._adam_constants, step, *member
+            )
+        elif self.plain:
+            update_layers(*chain, self.rates, self.decay, *member)
+        else:
+            update_layers_with_velocity(
+                *chain, self.velocity, self.rates, self.pulls, self.momentum, self.rule.nesterov,
+                *member,
+            )  # fmt: skip
