@@ -83,11 +83,7 @@ def form_columns(V, T, signs, n, begin, end, panels, out):
                 q0 = (c - begin) // width * size
                 _reflect(V, T, n, signs.size, block, c, stop, panels, q0, width, wide, Z, W)
     for c in range(begin, end, width):
-        columns = min(c + width, end) - c
-        panel = panels[(c - begin) // width * size :]
-        for i in range(n):
-            for a in range(columns):
-                out[i, c + a] = panel[i * width + a]
+        _finish(panels[(c - begin) // width * size :], width, c, min(c + width, end), out)
 
 
 @merged
@@ -96,6 +92,17 @@ def _start(signs, c, stop, panel, width):
     panel[:] = 0.0
     for i in range(c, stop):
         panel[i * width + i - c] = signs[i]
+
+
+@merged
+def _finish(panel, width, c, stop, out):
+    """Copy a panel to columns c ≤ ... < stop of `out`."""
+    n, p = out.shape
+    flat = out.reshape(n * p)
+    for i in range(n):
+        source, target = np.uintp(i * width), np.uintp(i * p + c)
+        for a in range(np.uintp(stop - c)):
+            flat[target + np.uintp(a)] = panel[source + np.uintp(a)]
 
 
 @merged

@@ -164,13 +164,14 @@ def add_products(V, v0, begin, end, count, S):
     width = lanes_of(V)
     wide = BLOCK // width
     for row in range(begin, end, GATHERED_ROWS):
-        v = v0 + row * BLOCK
-        terms = min(GATHERED_ROWS, end - row)
+        stop = min(row + GATHERED_ROWS, end)
         for a in range(0, count, TILE):
+            first = max(row, a)  # reflector a has zeros above row a
+            v = v0 + first * BLOCK
             c = a // width
             sweep(
                 _1, wide - c, V, v + a, _0, _1, BLOCK, V, v + c * width, _0, BLOCK,
-                S, a * BLOCK + c * width, TILE * BLOCK, terms, _0,
+                S, a * BLOCK + c * width, TILE * BLOCK, stop - first, _0,
             )  # fmt: skip
 
 
@@ -178,36 +179,43 @@ def add_products(V, v0, begin, end, count, S):
 def invert(count, S, sizes, T):
     """Write −T into the flat BLOCK × BLOCK matrix T, T⁻¹ = diag(sizes) + upper part of S.
 
-    Of S the part strictly above the diagonal is read. Rows and columns from `count` on become zero.
+    Of S the part strictly above the diagonal is read. Rows and columns of T from `count` on
+    become zero.
     """
     T[:] = 0.0
     width = lanes_of(T)
-    wide = BLOCK // width
+    corner = np.zeros(TILE * TILE, T.dtype)
+    rows = np.empty(TILE * BLOCK, T.dtype)
     for a in range(padded(count) - TILE, -1, -TILE):
-        # Rows below this tile are done, and zero before column a + TILE.
-        c = (a + TILE) // width
+        # −T's rows of this tile are −(inverse of its corner of T⁻¹) (I + S T') where T' are the
+        # rows of −T below, which are zero before column a + TILE.
         below = a + TILE
+        c = a // width
+        _invert_corner(a, min(below, count), S, sizes, corner)
+        rows[:] = 0.0
+        for r in range(TILE):
+            rows[r * BLOCK + a + r] = 1.0
         sweep(
-            _1, wide - c, S, a * BLOCK + below, _0, BLOCK, _1, T, below * BLOCK + c * width, _0,
-            BLOCK, T, a * BLOCK + c * width, TILE * BLOCK, padded(count) - below, _0,
+            _1, BLOCK // width - c, S, a * BLOCK + below, _0, BLOCK, _1,
+            T, below * BLOCK + c * width, _0, BLOCK,
+            rows, c * width, TILE * BLOCK, padded(count) - below, _0,
         )  # fmt: skip
-        for r in range(min(a + TILE, count) - 1, a - 1, -1):
-            _finish_row(r, min(a + TILE, count), S, sizes[r], T)
+        sweep(
+            _1, BLOCK // width - c, corner, _0, _0, TILE, _1, rows, c * width, _0, BLOCK,
+            T, a * BLOCK + c * width, TILE * BLOCK, TILE, _0,
+        )  # fmt: skip
 
 
 @merged
-def _finish_row(r, stop, S, size, T):
-    """Add the products with rows r + 1, ..., stop − 1 to row r of −T, and scale it."""
-    row = T[r * BLOCK : (r + 1) * BLOCK]
-    for b in range(r + 1, stop):
-        factor = S[r * BLOCK + b]
-        other = T[b * BLOCK : (b + 1) * BLOCK]
-        for i in range(BLOCK):
-            row[i] += factor * other[i]
-    scale = -1.0 / size
-    for i in range(BLOCK):
-        row[i] *= scale
-    row[r] = scale
+def _invert_corner(a, stop, S, sizes, corner):
+    """Write minus the inverse of T⁻¹'s rows and columns a ≤ ... < stop into the 4 × 4 corner."""
+    for r in range(TILE - 1, -1, -1):
+        scale = -1.0 / sizes[a + r] if a + r < stop else 0.0
+        for i in range(TILE):
+            total = 1.0 if i == r else 0.0
+            for b in range(r + 1, TILE):
+                total += np.float64(S[(a + r) * BLOCK + a + b]) * np.float64(corner[b * TILE + i])
+            corner[r * TILE + i] = total * scale
 
 
 @merged
@@ -216,19 +224,30 @@ def gather(V, v0, j, count, Q, q0, q_row, wide, begin, end, Z, z_row):
 
     Row i of Q starts at ``q0 + i·q_row``, row a of Z at ``a·z_row``.
     """
+    tiles = padded(count) // TILE
     for row in range(begin, end, GATHERED_ROWS):
+        # From row j on, tile t of the reflectors starts at row j + 4t.
+        skip = TILE if row == j else _0
         sweep(
-            padded(count) // TILE, wide, V, v0 + (row - j) * BLOCK, TILE, _1, BLOCK,
-            Q, q0 + row * q_row, _0, q_row, Z, _0, TILE * z_row, min(GATHERED_ROWS, end - row), _0,
+            tiles, wide, V, v0 + (row - j) * BLOCK, TILE + skip * BLOCK, _1, BLOCK,
+            Q, q0 + row * q_row, skip * q_row, q_row,
+            Z, _0, TILE * z_row, min(GATHERED_ROWS, end - row), skip,
         )  # fmt: skip
 
 
 @merged
 def scatter(V, v0, j, count, W, w_row, wide, Q, q0, q_row, begin, end):
     """Add V W to rows begin ≤ i < end of Q, whole tiles of rows."""
+    row = begin
+    if begin == j:  # the triangle on top: tile t meets the first 4 (t + 1) reflectors
+        sweep(
+            padded(count) // TILE, wide, V, v0, TILE * BLOCK, BLOCK, _1, W, _0, _0, w_row,
+            Q, q0 + j * q_row, TILE * q_row, TILE, -TILE,
+        )  # fmt: skip
+        row += padded(count)
     sweep(
-        (end - begin) // TILE, wide, V, v0 + (begin - j) * BLOCK, TILE * BLOCK, BLOCK, _1,
-        W, _0, _0, w_row, Q, q0 + begin * q_row, TILE * q_row, padded(count), _0,
+        (end - row) // TILE, wide, V, v0 + (row - j) * BLOCK, TILE * BLOCK, BLOCK, _1,
+        W, _0, _0, w_row, Q, q0 + row * q_row, TILE * q_row, padded(count), _0,
     )  # fmt: skip
 
 

@@ -1,0 +1,163 @@
+"""Haar kernels: reflectors in blocks against reflectors one at a time, in float64."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fastdln import random
+from fastdln.kernels.cpu import haar, reflectors
+
+KEY = 123456789
+
+
+def naive_normals(stream, n, p):
+    """The p Gaussian vectors of a frame, lengths n, n − 1, ..., one after the other."""
+    x = random.standard_normal(KEY, stream, n * p - p * (p - 1) // 2)
+    return np.split(x, np.cumsum([n - j for j in range(p - 1)]))
+
+
+def naive_frame(stream, n, p):
+    """The product of explicit reflections, last to first, and of the signs."""
+    Q = np.eye(n, p)
+    for j, x in reversed(list(enumerate(naive_normals(stream, n, p)))):
+        sign = -1.0 if x[0] < 0 else 1.0
+        v = x.copy()
+        v[0] += sign * np.linalg.norm(x)
+        H = np.eye(n - j) - 2 * np.outer(v, v) / (v @ v)
+        Q[j:] = H @ Q[j:]
+        Q[:, j] *= -sign
+    return Q
+
+
+def form_matrices(stream, shape, dtype, special=False):
+    out = np.empty(shape, dtype)
+    haar.form_matrices(np.uint64(KEY), np.uint64(stream), special, out)
+    return out
+
+
+def form_by_pieces(stream, n, p, dtype, panels):
+    """What `fastdln.haar` does with one large matrix: blocks, then groups of panels."""
+    blocks = -(-p // int(reflectors.BLOCK))
+    V = np.full(int(reflectors.block_start(n, blocks)), np.nan, dtype)
+    T = np.full(blocks * int(reflectors.BLOCK) ** 2, np.nan, dtype)
+    signs = np.empty(p, dtype)
+    for block in range(blocks):
+        haar.prepare_block(np.uint64(KEY), np.uint64(stream), n, p, block, V, T, signs)
+    out = np.empty((n, p), dtype)
+    step = panels * haar.PANEL_BYTES // out.itemsize
+    scratch = np.full(int(reflectors.padded(n)) * step, np.nan, dtype)
+    for begin in range(0, p, step):
+        haar.form_columns(V, T, signs, n, begin, min(begin + step, p), scratch, out)
+    return out
+
+
+SHAPES = [
+    (1, 1), (2, 1), (2, 2), (3, 2), (7, 7), (31, 31), (32, 32), (33, 33), (33, 32), (35, 34),
+    (64, 64), (65, 65), (66, 1), (97, 61), (101, 101), (129, 128), (200, 37), (257, 250),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("n", "p"), SHAPES)
+def test_frames_are_products_of_their_reflections(n, p, dtype):
+    frames = form_matrices(7, (2, n, p), dtype)
+    # Both are within a few roundings per reflector of the exact product.
+    for frame, stream in zip(frames, (7, 8), strict=True):
+        np.testing.assert_allclose(
+            frame, naive_frame(stream, n, p), rtol=0, atol=8 * np.finfo(dtype).eps * n**0.5
+        )
+
+
+@pytest.mark.parametrize(("n", "p"), SHAPES)
+def test_columns_are_orthonormal(n, p, dtype):
+    frame = form_matrices(3, (1, n, p), dtype)[0].astype(np.float64)
+    bound = 20 * np.finfo(dtype).eps * n**0.5
+    assert np.abs(frame.T @ frame - np.eye(p)).max() <= bound
+
+
+@pytest.mark.parametrize(("n", "p"), [(1, 1), (33, 33), (130, 129), (300, 140)])
+@pytest.mark.parametrize("panels", [1, 3])
+def test_the_split_into_pieces_changes_no_bit(n, p, panels, dtype):
+    whole = form_matrices(5, (1, n, p), dtype)[0]
+    np.testing.assert_array_equal(whole, form_by_pieces(5, n, p, dtype, panels))
+
+
+def test_first_columns_need_the_first_reflectors_only(dtype):
+    whole = form_matrices(1, (1, 90, 90), dtype)[0]
+    for p in (1, 31, 32, 33, 64, 89):
+        np.testing.assert_array_equal(form_matrices(1, (1, 90, p), dtype)[0], whole[:, :p])
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 33, 40])
+def test_special_fixes_the_last_sign_only(n, dtype):
+    special = form_matrices(2, (20, n, n), dtype, special=True)
+    free = form_matrices(2, (20, n, n), dtype)
+    np.testing.assert_array_equal(special[:, :, :-1], free[:, :, :-1])
+    np.testing.assert_array_equal(np.abs(special), np.abs(free))
+    np.testing.assert_allclose(np.linalg.det(special.astype(float)), 1, atol=1e-4)
+    assert {1, -1} == set(np.round(np.linalg.det(free.astype(float))))
+
+
+@pytest.mark.parametrize(("n", "count"), [(50, 32), (2047, 32), (2049, 5), (4100, 32)])
+def test_rows_drawn_in_chunks_are_the_rows_drawn_at_once(n, count, dtype):
+    j, block = 32, int(reflectors.BLOCK)
+    rows = int(reflectors.padded(n)) - j
+    count = min(count, n - j)
+    expected = np.zeros((rows, block), dtype)
+    for a in range(count):
+        first = int(reflectors.first_normal(n, j + a))
+        expected[a : n - j, a] = random.standard_normal(KEY, 4, n - j - a, dtype, first=first)
+    V = np.full(rows * block, np.nan, dtype)
+    squares = np.empty((2, block))
+    scratch = np.empty(block * reflectors.PACKED_ROWS, dtype)
+    middle = rows // 8 * 4
+    for part, (a, b) in zip(squares, ((0, middle), (middle, rows)), strict=True):
+        reflectors.draw_rows(np.uint64(KEY), np.uint64(4), n, j, count, a, b, V, 0, part, scratch)
+    np.testing.assert_array_equal(V.reshape(rows, block), expected)
+    exact = (expected.astype(np.float64) ** 2).sum(axis=0)
+    np.testing.assert_allclose(squares.sum(axis=0), exact, rtol=1e-13)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 31, 32])
+def test_minus_t_is_the_inverse(count, dtype, rng):
+    block = int(reflectors.BLOCK)
+    V = rng.standard_normal((100, block)).astype(dtype)
+    V[:, count:] = 0
+    S = np.zeros(block * block, dtype)
+    reflectors.add_products(V.ravel(), 0, 32, 100, int(reflectors.padded(count)), S)
+    gram = V[32:].astype(float).T @ V[32:].astype(float)
+    sizes = np.diag(gram) / 2
+    T = np.full(block * block, np.nan, dtype)
+    reflectors.invert(count, S, sizes, T)
+    inverse = np.triu(gram, 1)[:count, :count] + np.diag(sizes[:count])
+    T = T.reshape(block, block)
+    tolerance = 100 * np.finfo(dtype).eps
+    np.testing.assert_allclose(-T[:count, :count] @ inverse, np.eye(count), atol=tolerance)
+    assert not T[count:].any()
+    assert not T[:, count:].any()
+
+
+def test_kernels_run_with_jit_switched_off():
+    code = """
+import numpy as np
+from fastdln.kernels.cpu import haar
+for dtype in ("float64", "float32"):
+    for n, p in ((1, 1), (5, 3), (6, 6)):
+        out = np.empty((1, n, p), dtype)
+        haar.form_matrices(np.uint64(123456789), np.uint64(9), False, out)
+        print(*out.astype(float).ravel().tolist())
+"""
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    lines = iter(result.stdout.splitlines())
+    for dtype in ("float64", "float32"):
+        for n, p in ((1, 1), (5, 3), (6, 6)):
+            frame = np.array(next(lines).split(), float).reshape(n, p)
+            np.testing.assert_allclose(
+                frame, form_matrices(9, (1, n, p), dtype)[0], atol=10 * np.finfo(dtype).eps
+            )
