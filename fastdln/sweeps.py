@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ import numpy as np
 
 from . import check, memory, parallel
 from .cells import Cell, Grid, default_record_steps, recorded
+from .objective import Objective, check_objective
 from .progress import Tally, reporter
-from .regression import Regression
 from .workers import Callback, Cluster, Threads
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ LARGEST = "largest of Theorem 4.1"
 
 
 def sweep(
-    problem: Regression,
+    problem: Objective,
     widths: Iterable[int],
     depths: Iterable[int],
     inits: Iterable[str] = ("gaussian", "orthogonal"),
@@ -53,8 +54,8 @@ def sweep(
 
     Parameters
     ----------
-    problem : Regression
-        The data, the same for all networks.
+    problem : Regression or other objective
+        The loss, the same for all networks.
     widths, depths : iterable of int
         Widths of the hidden layers and numbers of layers, each ≥ 1, without repetition.
     inits : iterable of str
@@ -128,7 +129,7 @@ def sweep(
 class Setting:
     """What all cells of a sweep have in common."""
 
-    problem: Regression
+    problem: Objective
     steps: int
     record_steps: tuple[int, ...]
     dtype: str
@@ -148,8 +149,7 @@ class Setting:
         device: str = "auto",
     ) -> "Setting":
         """Check the arguments of a sweep and fill in what was left to it."""
-        if not isinstance(problem, Regression):
-            raise TypeError(f"problem must be a Regression, not {type(problem).__name__}")
+        check_objective(problem)
         steps = check.non_negative_integer("steps", steps)
         if learning_rate is not None:
             learning_rate = check.positive_number("learning_rate", learning_rate)
@@ -193,7 +193,7 @@ class Setting:
 
         return {
             "fastdln_version": version("fastdln"),
-            "problem": f"{self.problem!r} sha256:{digest(self.problem)}",
+            "problem": f"{self._problem_name()} sha256:{digest(self.problem)}",
             "widths": list(grid.width),
             "depths": list(grid.depth),
             "inits": list(grid.init),
@@ -205,6 +205,9 @@ class Setting:
             "method": self.method,
             "device": self.device,
         }
+
+    def _problem_name(self) -> str:
+        return f"{type(self.problem).__name__}(d_x={self.problem.d_x}, d_y={self.problem.d_y})"
 
     def train(self, cell: Cell, callback: Callback | None = None) -> dict[str, Any]:
         """Train a cell and return its values, one for each variable of the dataset."""
@@ -234,13 +237,30 @@ class Setting:
         }
 
 
-def digest(problem: Regression) -> str:
-    """Return the SHA-256 of the data, as hexadecimal digits."""
+def digest(problem: Objective) -> str:
+    """Return the SHA-256 of everything that a problem holds, as hexadecimal digits.
+
+    Its attributes count in the order of their names: arrays with their shapes, numbers and
+    text as they are written. What it has computed from them (cached properties) does not.
+    """
     found = hashlib.sha256()
-    for array in (problem.X, problem.Y):
-        found.update(repr(array.shape).encode())
-        found.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
+    for name, value in sorted(vars(problem).items()):
+        if not isinstance(getattr(type(problem), name, None), cached_property):
+            found.update(f"{name}={_written(value)};".encode())
     return found.hexdigest()
+
+
+def _written(value: Any) -> str:
+    """Return a text that is the same for equal values in every process."""
+    if isinstance(value, np.ndarray):
+        array = np.ascontiguousarray(value)
+        bits = hashlib.sha256(array.astype(array.dtype.newbyteorder("<")).tobytes())
+        return f"{array.dtype.name}{array.shape}{bits.hexdigest()}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_written, value))}]"
+    if value is None or isinstance(value, bool | int | float | str | np.number):
+        return str(value)
+    return type(value).__name__  # a repr may hold an address, which differs between processes
 
 
 class _Memory:
