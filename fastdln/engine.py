@@ -152,7 +152,8 @@ class Descent:
             if team == 1:
                 return work(0, 1, meeting)
             members = [pool.submit(work, rank, team, meeting) for rank in range(team)]
-            return [member.result() for member in members][0]
+            results = [member.result() for member in members]
+            return results[0]
 
         fused = isinstance(self._objective, ReducedRegression) and self._schedule is None
         if fused and not self._moving.adam:
@@ -186,14 +187,13 @@ class Descent:
         if self.step < 0:
             self._evaluate(together)
         while self.step < goal and not self.finished:
-            chain, step = self.chain, self.step + 1
-            arrays = chain.weights, chain.layout.layers, chain.products, chain.C, chain.D
-            together(
-                lambda *member, step=step, arrays=arrays: self._moving.update(
-                    arrays, step, (*_geometry(chain.layout), *member)
-                )
-            )
+            together(self._update)
             self._evaluate(together)
+
+    def _update(self, *member: Any) -> None:
+        chain = self.chain
+        arrays = chain.weights, chain.layout.layers, chain.products, chain.C, chain.D
+        self._moving.update(arrays, self.step + 1, (*_geometry(chain.layout), *member))
 
     def _evaluate(self, together: Callable[..., Any]) -> None:
         """Move on to the next step: its loss, and the gradient of its minibatch in C."""

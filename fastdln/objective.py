@@ -24,8 +24,15 @@ class Objective(Protocol):
         indices (for a sum over samples: theirs, times n over their number), for minibatches.
     """
 
-    d_x: int
-    d_y: int
+    @property
+    def d_x(self) -> int:
+        """Input dimension."""
+        ...
+
+    @property
+    def d_y(self) -> int:
+        """Output dimension."""
+        ...
 
     def loss(self, M: np.ndarray) -> float:
         """Return the loss of an end-to-end matrix."""

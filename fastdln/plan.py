@@ -115,8 +115,8 @@ def plan_network(
         try:
             basis = on_inputs(problem).basis
             bases = invariant_subspaces(network.weights, basis, tolerance, MOST_KEPT)
-        except Irreducible as reason:
-            obstacle = str(reason)
+        except Irreducible as found:
+            obstacle = str(found)
     if _stays_dense(method, obstacle):
         return _dense_plan(problem, full, dtype, rule, _dense_reason(method, obstacle)), []
     kept = [Q.shape[1] for Q in bases]

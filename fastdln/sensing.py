@@ -93,14 +93,14 @@ class MatrixSensing:
     """
 
     def __init__(self, A: ArrayLike, b: ArrayLike):
-        A = np.asarray(A)
-        if A.ndim != 3 or A.size == 0:
-            raise ValueError(f"A must have shape (n, d_y, d_x), none of them 0, not {A.shape}")
-        self._A = check.finite_matrix("A", A.reshape(len(A), -1))
-        self.A = self._A.reshape(A.shape)
+        given = np.asarray(A)
+        if given.ndim != 3 or given.size == 0:
+            raise ValueError(f"A must have shape (n, d_y, d_x), none of them 0, not {given.shape}")
+        self._A = check.finite_matrix("A", given.reshape(len(given), -1))
+        self.A: np.ndarray = self._A.reshape(given.shape)
         self.b = check.finite_matrix("b", np.atleast_2d(np.asarray(b)))[0]
-        if self.b.size != len(A):
-            raise ValueError(f"b must have one value per matrix of A, {len(A)}, not {self.b.size}")
+        if self.b.size != self.n:
+            raise ValueError(f"b must have one value per matrix of A, {self.n}, not {self.b.size}")
         if not self._A.any():
             raise ValueError("A must have a nonzero entry: all measurements are zero")
 

@@ -70,7 +70,7 @@ def _start_carried(draw: Draw, basis: np.ndarray) -> Start:
     V = _first_layer_on(basis, draw)
     Z = last_layer(draw.widths, draw.init, draw.key, np.dtype("float64"), draw.gain)
     span = np.concatenate([V, Z.T], axis=1)
-    R = np.linalg.qr(span, mode="r")
+    R = np.asarray(np.linalg.qr(span, mode="r"))
     first, last = R[:, : V.shape[1]], R[:, V.shape[1] :].T
     hidden, final = draw.gain * np.eye(len(R)), len(draw.widths) - 2
 
