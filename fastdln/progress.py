@@ -44,15 +44,17 @@ class Tally:
         self.finished = finished
         self._found = finished
         self._total = sum(costs.values()) or 1.0
-        self._done = 0.0
+        self._done = 0.0  # work of finished cells, as if none had stopped early
+        self._carried_out = 0.0  # the part of it that was really done
         self._part = 0.0
         self._start = time.monotonic()
         self.running: dict[Cell, float] = {}
 
-    def finish(self, cell: Cell) -> None:
-        """Count a cell as done."""
+    def finish(self, cell: Cell, steps_taken: int) -> None:
+        """Count a cell as done, after so many steps."""
         self.finished += 1
         self._done += self.costs[cell]
+        self._carried_out += self.costs[cell] * steps_taken / self.steps
 
     def watch(self, running: Mapping[Cell, int]) -> None:
         """Note the step that each cell in work has reached."""
@@ -68,10 +70,15 @@ class Tally:
         return min((self._done + self._part) / self._total, 1.0)
 
     def remaining(self) -> float | None:
-        """Seconds left at the pace so far; an upper estimate, as converged cells stop early."""
-        if not self.fraction:
+        """Seconds left at the pace so far if no further cell converges or diverges: at most.
+
+        Cells that stopped early count with the steps they took. Counted in full they would
+        promise far too much: the deepest come first and are the first to diverge.
+        """
+        carried_out = self._carried_out + self._part
+        if not carried_out:
             return None
-        return self._elapsed() * (1 - self.fraction) / self.fraction
+        return self._elapsed() * max(self._total - self._done - self._part, 0.0) / carried_out
 
     def text(self) -> str:
         """Say how many cells are done, how fast they go and how long the rest takes."""
@@ -82,7 +89,7 @@ class Tally:
         if self.finished == self.cells:
             parts.append(f"in {duration(self._elapsed())}")
         elif left is not None:
-            parts.append(f"about {duration(left)} left")
+            parts.append(f"up to {duration(left)} left")
         return ", ".join(parts)
 
     def now(self) -> str:

@@ -322,8 +322,9 @@ def _run(
         with reporter(progress) as report, closing(pool.results(setting.train, order)) as results:
             for result in results:
                 if result is not None:
-                    keeper.write(*result)
-                    tally.finish(result[0])
+                    cell, values = result
+                    keeper.write(cell, values)
+                    tally.finish(cell, values["steps_taken"])
                 tally.watch(pool.running)
                 report.show(tally)
     except KeyboardInterrupt:

@@ -317,13 +317,23 @@ def test_the_tally_counts_work_and_not_cells():
     small, large = grid.cells()
     tally = Tally({small: 1.0, large: 99.0}, steps=10)
     assert tally.remaining() is None
-    tally.finish(small)
+    tally.finish(small, 10)
     assert tally.fraction == pytest.approx(0.01)
     tally.watch({large: 5})
     assert tally.fraction == pytest.approx(0.505)
     assert tally.now() == "training gaussian width 2 depth 1 (50%)"
     assert "1/2 cells" in tally.text()
     assert "left" in tally.text()
+
+
+def test_the_time_left_is_not_fooled_by_cells_that_stopped_early():
+    grid = sweeps.Grid(("gaussian",), (1, 2), (1,), (0,), (0,))
+    first, second = grid.cells()
+    early, full = (Tally({first: 1.0, second: 1.0}, steps=10) for _ in range(2))
+    time.sleep(0.01)
+    early.finish(first, 1)
+    full.finish(first, 10)
+    assert early.remaining() == pytest.approx(10 * full.remaining(), rel=0.2)
 
 
 @pytest.mark.parametrize(
