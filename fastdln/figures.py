@@ -35,18 +35,15 @@ class Preset:
     record_steps: tuple[int, ...]
 
 
-def _from_to(first: int, last: int, count: int) -> tuple[int, ...]:
-    """Return `count` whole numbers evenly spaced from `first` to `last`."""
-    return tuple(round(first + i * (last - first) / (count - 1)) for i in range(count))
-
-
 # The paper shows t = 1258 and t = 10000; all presets draw Figure 1 at their record_steps.
 FIGURE1 = {
     "quick": Preset(tuple(range(20, 201, 20)), (1, *range(10, 81, 10)), 1258, (0, 200, 1258)),
     "laptop": Preset(
         (10, *range(50, 501, 50)), (1, 25, *range(50, 301, 50)), 10_000, (0, 1258, 10_000)
     ),
-    "paper": Preset(_from_to(10, 1000, 20), _from_to(1, 700, 20), 10_000, (0, 1258, 10_000)),
+    "paper": Preset(
+        (10, *range(50, 1001, 50)), (1, *range(35, 701, 35)), 10_000, (0, 1258, 10_000)
+    ),
 }
 FIGURE2 = {
     "quick": Preset((30, 100, 300), (5, 20, 80), 1258, tuple(range(0, 1259, 17))),

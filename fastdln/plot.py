@@ -282,9 +282,9 @@ def _label_grid(axes: np.ndarray, dataset: "xr.Dataset") -> None:
 
 
 def _ticks(values: np.ndarray, most: int = 12) -> tuple[np.ndarray, list[str]]:
-    """Return the positions and labels of at most `most` cells, the first and last among them."""
-    count = min(len(values), most)
-    chosen = np.unique(np.linspace(0, len(values) - 1, count).round().astype(int))
+    """Return the positions and labels of every cell, or of every second, third and so on."""
+    stride = max(1, math.ceil(len(values) / most))
+    chosen = np.arange(0, len(values), stride)
     return chosen + 0.5, [f"{values[i]:,}" for i in chosen]
 
 

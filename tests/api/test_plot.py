@@ -113,11 +113,11 @@ def test_overflow_at_the_first_step_is_divergence_and_a_perfect_fit_is_not():
     assert (ratio.sel(init="orthogonal") == 0).all()
 
 
-def test_many_values_have_few_tick_labels():
-    positions, labels = plot._ticks(np.arange(10, 1010, 10))
-    assert len(labels) == 12
-    assert (labels[0], labels[-1]) == ("10", "1,000")
-    assert positions[-1] == 99.5
+def test_many_values_have_few_tick_labels_at_even_distances():
+    positions, labels = plot._ticks(np.arange(100, 2200, 100))
+    assert labels == [f"{i:,}" for i in range(100, 2101, 200)]
+    np.testing.assert_array_equal(positions, np.arange(0, 21, 2) + 0.5)
+    assert len(plot._ticks(np.arange(1000))[1]) == 12
 
 
 def test_loss_curves_have_a_line_for_every_width():
