@@ -1,7 +1,9 @@
 """A deep linear network: its normalised weights, input first."""
 
+import os
+import zipfile
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -85,6 +87,38 @@ class Network:
         """``√rows`` of every layer, float64: ``W_i = layer_scales[i] * weights[i]``."""
         return np.sqrt([rows for rows, _ in self.shapes])
 
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the network to an ``.npz`` archive, one layer in memory at a time.
+
+        Parameters
+        ----------
+        path : path-like
+            Written whole or not at all: an existing file stays until the new one is complete.
+        """
+        partial = f"{os.fspath(path)}.partial"
+        with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
+            for i, layer in enumerate(self.weights):
+                with archive.open(f"{i}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, np.ascontiguousarray(layer))
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Network":
+        """Read a network that `save` wrote, checking it as any given network.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it holds something else, or weights that make no network.
+        """
+        with open(path, "rb") as file:
+            layers = _read_layers(file)
+        if layers is None:
+            raise ValueError(f"{path} does not hold a network that Network.save wrote")
+        return cls(layers)
+
     def end_to_end(self) -> np.ndarray:
         """Return the end-to-end matrix ``M = Ŵ_L ··· Ŵ_1``, shape (d_y, d_x)."""
         if self.d_y <= self.d_x:
@@ -96,6 +130,15 @@ class Network:
             for i in range(1, self.depth):
                 product = self.weights[i] @ product
         return np.array(product)
+
+
+def _read_layers(file: IO[bytes]) -> list[np.ndarray] | None:
+    if not zipfile.is_zipfile(file):
+        return None
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as archive:
+        names = [str(i) for i in range(len(archive.files))]
+        return [archive[name] for name in names] if set(names) == set(archive.files) else None
 
 
 def _short(widths: tuple[int, ...]) -> str:

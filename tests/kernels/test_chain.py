@@ -102,6 +102,22 @@ def test_update_is_backpropagation_with_a_rate_per_layer(widths, decay, size, dt
     assert packed.padding() == pytest.approx(0, abs=1e-9 * packed.layout.size)
 
 
+@pytest.mark.parametrize("widths", [(3, 2), (3, 4, 2), (2, 3, 1, 4, 2)], ids=str)
+def test_the_oracle_is_the_finite_difference(widths, rng):
+    """Backpropagation itself, against central differences of ``⟨G, M⟩``."""
+    weights, h = random_layers(widths, rng), 1e-6
+    G = rng.standard_normal((widths[-1], widths[0]))
+    for w, g in zip(weights, naive.backpropagation(weights, G), strict=True):
+        for index in np.ndindex(w.shape):
+            values = []
+            for sign in (1, -1):
+                w[index] += sign * h
+                values.append(np.sum(G * naive.end_to_end(weights)))
+                w[index] -= sign * h
+            # Multilinear: exact but for rounding, eps/h.
+            assert g[index] == pytest.approx((values[0] - values[1]) / (2 * h), abs=1e-8)
+
+
 @pytest.mark.parametrize("q", range(1, 40))
 def test_padded_rows_are_made_of_tiles(q):
     left = layout.pad_rows(q)
