@@ -130,7 +130,11 @@ def haar_batch(
         for j in range(count):
             _form_one(key, stream + j, special, out[j])
     else:
-        step = max(1, math.ceil(_SECONDS_PER_PIECE / seconds))
+        # As many pieces for one thread as for another.
+        rounds = math.ceil(count * seconds / _SECONDS_PER_PIECE / parallel.threads())
+        step = max(1, math.ceil(count / max(rounds * parallel.threads(), 1)))
+        if count * seconds < _SECONDS_PER_PIECE / 2:
+            step = max(count, 1)
         parallel.spread(
             lambda a: kernels.form_matrices(
                 np.uint64(key), np.uint64(stream + a), special, out[a : a + step]
@@ -186,7 +190,9 @@ def _form_one(key: int, stream: int, special: bool, out: np.ndarray) -> None:
     signs = np.empty(p, out.dtype)
     k, s = np.uint64(key), np.uint64(stream)
     parallel.spread(
-        lambda block: kernels.prepare_block(k, s, n, p, block, V, T, signs),
+        lambda block: kernels.prepare_block(
+            k, s, n, p, block, V, T, signs, np.empty(int(layout.work_size(n)), out.dtype)
+        ),
         [(block,) for block in range(blocks)],
     )
     if special:

@@ -11,7 +11,6 @@ import numpy as np
 from .jit import exact_kernel
 from .reflectors import (
     BLOCK,
-    PACKED_ROWS,
     add_products,
     block_start,
     draw_rows,
@@ -23,6 +22,7 @@ from .reflectors import (
     padded,
     scatter,
     times_minus_t,
+    work_size,
 )
 
 # Bytes of one row of a panel: four AVX-512 registers.
@@ -30,18 +30,19 @@ PANEL_BYTES = 256
 
 
 @exact_kernel
-def prepare_block(key, stream, n, p, block, V, T, signs):
+def prepare_block(key, stream, n, p, block, V, T, signs, work):
     """Draw one block of an n × p frame: its part of V, of −T and of the diagonal D.
 
-    V has ``block_start(n, blocks)`` numbers, T BLOCK² a block, `signs` p.
+    V has ``block_start(n, blocks)`` numbers, T BLOCK² a block, `signs` p, the
+    scratch `work` has ``work_size(n)``.
     """
     j = block * BLOCK
     count = min(BLOCK, p - j)
     rows = padded(n) - j
     v0 = block_start(n, block)
-    scratch = np.empty(BLOCK * min(rows, PACKED_ROWS), V.dtype)
+    S, scratch = work[: BLOCK * BLOCK], work[BLOCK * BLOCK :]
     squares, sizes = np.empty(BLOCK), np.empty(BLOCK)
-    S = np.zeros(BLOCK * BLOCK, V.dtype)
+    S[:] = 0.0
     draw_rows(key, stream, n, j, count, 0, rows, V, v0, squares, scratch)
     finish_vectors(count, V, v0, squares, sizes, signs[j:])
     add_products(V, v0, 0, rows, padded(count), S)
@@ -130,9 +131,10 @@ def form_matrices(key, stream, special, out):
     T = np.empty(blocks * BLOCK * BLOCK, out.dtype)
     signs = np.empty(p, out.dtype)
     panel = np.empty(padded(n) * width, out.dtype)
+    work = np.empty(work_size(n), out.dtype)
     for k in range(out.shape[0]):
         for block in range(blocks):
-            prepare_block(key, stream + np.uint64(k), n, p, block, V, T, signs)
+            prepare_block(key, stream + np.uint64(k), n, p, block, V, T, signs, work)
         if special:
             set_determinant(signs, n)
         for c in range(0, p, width):

@@ -65,6 +65,12 @@ def block_start(n, block):
 
 
 @merged
+def work_size(n):
+    """Return how many numbers of scratch the preparation of a block of n-row frames takes."""
+    return BLOCK * BLOCK + BLOCK * min(padded(n), PACKED_ROWS)
+
+
+@merged
 def first_normal(n, j):
     """Return the number, in its stream, of the first normal of reflector j of n-row frames."""
     return j * n - j * (j - 1) // 2
@@ -184,14 +190,14 @@ def invert(count, S, sizes, T):
     """
     T[:] = 0.0
     width = lanes_of(T)
-    corner = np.zeros(TILE * TILE, T.dtype)
+    corners = np.zeros(BLOCK * TILE, T.dtype)
     rows = np.empty(TILE * BLOCK, T.dtype)
+    _invert_corners(count, S, sizes, corners)
     for a in range(padded(count) - TILE, -1, -TILE):
         # −T's rows of this tile are −(inverse of its corner of T⁻¹) (I + S T') where T' are the
         # rows of −T below, which are zero before column a + TILE.
         below = a + TILE
         c = a // width
-        _invert_corner(a, min(below, count), S, sizes, corner)
         rows[:] = 0.0
         for r in range(TILE):
             rows[r * BLOCK + a + r] = 1.0
@@ -201,21 +207,29 @@ def invert(count, S, sizes, T):
             rows, c * width, TILE * BLOCK, padded(count) - below, _0,
         )  # fmt: skip
         sweep(
-            _1, BLOCK // width - c, corner, _0, _0, TILE, _1, rows, c * width, _0, BLOCK,
+            _1, BLOCK // width - c, corners, a * TILE, _0, TILE, _1, rows, c * width, _0, BLOCK,
             T, a * BLOCK + c * width, TILE * BLOCK, TILE, _0,
         )  # fmt: skip
 
 
 @merged
-def _invert_corner(a, stop, S, sizes, corner):
-    """Write minus the inverse of T⁻¹'s rows and columns a ≤ ... < stop into the 4 × 4 corner."""
-    for r in range(TILE - 1, -1, -1):
-        scale = -1.0 / sizes[a + r] if a + r < stop else 0.0
-        for i in range(TILE):
-            total = 1.0 if i == r else 0.0
-            for b in range(r + 1, TILE):
-                total += np.float64(S[(a + r) * BLOCK + a + b]) * np.float64(corner[b * TILE + i])
-            corner[r * TILE + i] = total * scale
+def _invert_corners(count, S, sizes, corners):
+    """Write minus the inverse of each 4 × 4 corner on the diagonal of T⁻¹, one after the other."""
+    for a in range(count, padded(count)):
+        sizes[a] = np.inf
+    for a in range(0, count, TILE):
+        s, c = a * BLOCK + a, a * TILE
+        w, x, y, z = -1 / sizes[a], -1 / sizes[a + 1], -1 / sizes[a + 2], -1 / sizes[a + 3]
+        wx, wy, wz = w * S[s + 1], w * S[s + 2], w * S[s + 3]
+        xy, xz = x * S[s + BLOCK + 2], x * S[s + BLOCK + 3]
+        yz = y * S[s + 2 * BLOCK + 3] * z
+        corners[c], corners[c + 5], corners[c + 10], corners[c + 15] = w, x, y, z
+        corners[c + 11] = yz
+        corners[c + 6] = xy * y
+        corners[c + 7] = xz * z + xy * yz
+        corners[c + 1] = wx * x
+        corners[c + 2] = wy * y + wx * (xy * y)
+        corners[c + 3] = wz * z + wy * yz + wx * (xz * z + xy * yz)
 
 
 @merged

@@ -44,8 +44,9 @@ def form_by_pieces(stream, n, p, dtype, panels):
     V = np.full(int(reflectors.block_start(n, blocks)), np.nan, dtype)
     T = np.full(blocks * int(reflectors.BLOCK) ** 2, np.nan, dtype)
     signs = np.empty(p, dtype)
+    work = np.full(int(reflectors.work_size(n)), np.nan, dtype)
     for block in range(blocks):
-        haar.prepare_block(np.uint64(KEY), np.uint64(stream), n, p, block, V, T, signs)
+        haar.prepare_block(np.uint64(KEY), np.uint64(stream), n, p, block, V, T, signs, work)
     out = np.empty((n, p), dtype)
     step = panels * haar.PANEL_BYTES // out.itemsize
     scratch = np.full(int(reflectors.padded(n)) * step, np.nan, dtype)
