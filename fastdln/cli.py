@@ -40,6 +40,16 @@ RateOption = Annotated[
 ]
 
 
+OptimizerOption = Annotated[str, typer.Option("--optimizer", help="gd or adam")]
+MomentumOption = Annotated[float, typer.Option("--momentum", help="At least 0, less than 1")]
+NesterovOption = Annotated[bool, typer.Option("--nesterov", help="Nesterov's momentum")]
+DecayOption = Annotated[float, typer.Option("--weight-decay", help="At least 0")]
+BatchOption = Annotated[
+    int | None, typer.Option("--batch-size", help="Samples a step; else all of them")
+]
+GainOption = Annotated[float, typer.Option("--gain", help="Factor of every layer at the start")]
+
+
 def main() -> None:
     """Run the command line; the entry point of the console script."""
     app(prog_name="fastdln")
@@ -131,15 +141,21 @@ def figure2(
 def train(
     width: Annotated[str, typer.Option("--width", help="One width, or one for each hidden layer")],
     depth: Annotated[int | None, typer.Option("--depth", help="Number of layers")] = None,
-    init: Annotated[str, typer.Option("--init", help="gaussian, orthogonal or identity")] = (
-        "orthogonal"
-    ),
+    init: Annotated[
+        str, typer.Option("--init", help="gaussian, orthogonal, identity, balanced, …")
+    ] = ("orthogonal"),
     steps: Annotated[int, typer.Option("--steps", help="Gradient steps")] = 1000,
     learning_rate: RateOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the network")] = 0,
     dtype: DtypeOption = "float64",
     device: DeviceOption = "auto",
     method: MethodOption = "auto",
+    optimizer: OptimizerOption = "gd",
+    momentum: MomentumOption = 0.0,
+    nesterov: NesterovOption = False,
+    weight_decay: DecayOption = 0.0,
+    batch_size: BatchOption = None,
+    gain: GainOption = 1.0,
     data: DataOption = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the loss to this file")] = None,
 ) -> None:
@@ -160,6 +176,12 @@ def train(
         dtype=dtype,
         device=device,
         method=method,
+        optimizer=optimizer,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        batch_size=batch_size,
+        gain=gain,
     )
     typer.echo(_report(result))
     if plot is not None:
@@ -185,6 +207,12 @@ def sweep(
     dtype: DtypeOption = "float64",
     device: DeviceOption = "auto",
     method: MethodOption = "auto",
+    optimizer: OptimizerOption = "gd",
+    momentum: MomentumOption = 0.0,
+    nesterov: NesterovOption = False,
+    weight_decay: DecayOption = 0.0,
+    batch_size: BatchOption = None,
+    gain: GainOption = 1.0,
     workers: Annotated[
         int | None, typer.Option("--workers", help="Networks trained at a time")
     ] = None,
@@ -209,6 +237,12 @@ def sweep(
         learning_rate=learning_rate,
         method=method,
         workers=workers,
+        optimizer=optimizer,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        batch_size=batch_size,
+        gain=gain,
     )
     typer.echo(f"{_summary(dataset)}; results in {store}")
 

@@ -1,11 +1,12 @@
 """Training every network of a grid init × width × depth × seed, interruptible at any moment."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from .plan import Plan
+    from .rules import Rule
 
+RULE_OPTIONS = {"optimizer": "gd", "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+OPTIONS = RULE_OPTIONS | {"batch_size": None, "gain": 1.0}
 # What the attribute `learning_rate` of a dataset says where none was given.
 LARGEST = "largest of Theorem 4.1"
 
@@ -42,6 +46,7 @@ def sweep(
     learning_rate: float | None = None,
     method: str = "auto",
     workers: int | None = None,
+    **options: Any,
 ) -> "xr.Dataset":
     """Train a network for every init, width, depth and seed.
 
@@ -85,6 +90,9 @@ def sweep(
         ``"auto"``, ``"dense"`` or ``"reduced"``, as in `fastdln.train`.
     workers : int, optional
         Networks trained at a time in this process; None means one a thread.
+    **options
+        ``optimizer``, ``momentum``, ``nesterov``, ``weight_decay``, ``batch_size`` and ``gain``,
+        as in `fastdln.train`, the same for all networks.
 
     Returns
     -------
@@ -107,7 +115,9 @@ def sweep(
     KeyboardInterrupt
         On Ctrl-C, within about a second; the message says how to continue.
     """
-    setting = Setting.of(problem, steps, record_steps, dtype, learning_rate, method, device)
+    setting = Setting.of(
+        problem, steps, record_steps, dtype, learning_rate, method, device, options
+    )
     grid = Grid(
         init=_names("inits", inits),
         width=_axis("widths", widths, least=1),
@@ -136,6 +146,7 @@ class Setting:
     learning_rate: float | None
     method: str
     device: str
+    options: Mapping[str, Any] = field(default_factory=OPTIONS.copy)
 
     @classmethod
     def of(
@@ -147,6 +158,7 @@ class Setting:
         learning_rate: Any = None,
         method: str = "auto",
         device: str = "auto",
+        options: Mapping[str, Any] = MappingProxyType({}),
     ) -> "Setting":
         """Check the arguments of a sweep and fill in what was left to it."""
         check_objective(problem)
@@ -161,7 +173,15 @@ class Setting:
             learning_rate,
             check.one_of("method", method, ("auto", "dense", "reduced")),
             check.device(device),
+            _checked_options(problem, options),
         )
+
+    @property
+    def rule(self) -> "Rule":
+        """The optimiser of all networks."""
+        from .rules import Rule
+
+        return Rule(**{name: self.options[name] for name in RULE_OPTIONS})
 
     def plan(self, cell: Cell) -> "Plan":
         """Return how a cell would be trained, and what that costs."""
@@ -174,6 +194,7 @@ class Setting:
             init=cell.init,
             dtype=self.dtype,
             method=self.method,
+            rule=self.rule,
         )
 
     def plans(self, cells: Iterable[Cell]) -> "dict[Cell, Plan]":
@@ -204,6 +225,7 @@ class Setting:
             "dtype": self.dtype,
             "method": self.method,
             "device": self.device,
+            **self.options,
         }
 
     def _problem_name(self) -> str:
@@ -225,6 +247,7 @@ class Setting:
             device=self.device,
             method=self.method,
             callback=callback,
+            **self.options,
         )
         return {
             "loss": recorded(result.loss, result.status, np.array(self.record_steps)),
@@ -235,6 +258,21 @@ class Setting:
             "method": result.method,
             "status": result.status,
         }
+
+
+def _checked_options(problem: Objective, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options of `fastdln.train`, each checked at the door."""
+    from .rules import Rule
+    from .training import minibatches
+
+    unknown = [name for name in options if name not in OPTIONS]
+    if unknown:
+        raise TypeError(f"options must be among {', '.join(OPTIONS)}, not {unknown[0]!r}")
+    chosen = OPTIONS | dict(options)
+    Rule(**{name: chosen[name] for name in RULE_OPTIONS})
+    minibatches(problem, chosen["batch_size"], key=0)
+    chosen["gain"] = check.positive_number("gain", chosen["gain"])
+    return chosen
 
 
 def digest(problem: Objective) -> str:

@@ -11,6 +11,7 @@ import pytest
 import sweep_cases
 from sweep_cases import run, same
 
+import fastdln
 from fastdln import memory, parallel, store, sweeps
 from fastdln.cells import default_record_steps, recorded
 from fastdln.progress import Tally, duration
@@ -355,3 +356,37 @@ def test_a_cluster_gives_the_same_results(tmp_path):
         ds = run(client=client, store=tmp_path / "s")
     assert same(ds, run())
     assert same(ds, store.read(tmp_path / "s"))
+
+
+def test_optimiser_options_reach_every_network():
+    problem = fastdln.paper_regression()
+    options = {"momentum": 0.5, "weight_decay": 0.01, "gain": 0.9}
+    ds = fastdln.sweep(
+        problem, [8], [3], ["orthogonal"], steps=20, progress=False, record_steps=[0, 20], **options
+    )
+    alone = fastdln.train(problem, width=8, depth=3, steps=20, **options)
+    np.testing.assert_array_equal(ds.loss.values.ravel(), alone.loss[[0, 20]])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"momentum": 2}, "momentum must be"),
+        ({"batch_size": 99}, "batch_size must be at most the 16 samples"),
+        ({"speed": 3}, r"options must be among optimizer, .* not 'speed'"),
+        ({"gain": -1}, "gain"),
+    ],
+)
+def test_optimiser_options_are_checked_at_the_door(option, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        fastdln.sweep(fastdln.paper_regression(), [8], [3], steps=1, **option)
+
+
+def test_a_store_knows_its_optimiser(tmp_path):
+    problem = fastdln.paper_regression()
+    arguments = {"steps": 2, "store": tmp_path / "run.zarr", "progress": False}
+    fastdln.sweep(problem, [8], [3], momentum=0.5, **arguments)
+    with pytest.raises(ValueError, match="momentum"):
+        fastdln.sweep(problem, [8], [3], momentum=0.6, **arguments)
+    with pytest.raises(ValueError, match="momentum"):
+        fastdln.sweep(problem, [8], [3], **arguments)
