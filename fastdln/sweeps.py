@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .rules import Rule
 
-RULE_OPTIONS = {"optimizer": "gd", "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
-OPTIONS = RULE_OPTIONS | {"batch_size": None, "gain": 1.0}
+RULE_OPTIONS: dict[str, Any] = {
+    "optimizer": "gd",
+    "momentum": 0.0,
+    "nesterov": False,
+    "weight_decay": 0.0,
+}
+OPTIONS: dict[str, Any] = RULE_OPTIONS | {"batch_size": None, "gain": 1.0}
 # What the attribute `learning_rate` of a dataset says where none was given.
 LARGEST = "largest of Theorem 4.1"
 

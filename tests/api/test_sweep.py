@@ -360,7 +360,7 @@ def test_a_cluster_gives_the_same_results(tmp_path):
 
 def test_optimiser_options_reach_every_network():
     problem = fastdln.paper_regression()
-    options = {"momentum": 0.5, "weight_decay": 0.01, "gain": 0.9}
+    options = {"momentum": 0.5, "weight_decay": 0.01, "gain": 0.9, "learning_rate": 1e-5}
     ds = fastdln.sweep(
         problem, [8], [3], ["orthogonal"], steps=20, progress=False, record_steps=[0, 20], **options
     )
