@@ -122,19 +122,14 @@ def haar_batch(
     out = result_array((count, n, p), dtype, out)
     stream_id(kind, first + max(count, 1) - 1)
     stream = stream_id(kind, first)
-    seconds = _seconds(n, p)
     if _is_tall(n, p):
         for j in range(count):
             HaarReflectors.from_stream(n, p, key, stream + j, out.dtype).form(out[j])
-    elif seconds > 2 * _SECONDS_PER_PIECE and count < 4 * parallel.threads():
+    elif _takes_all_threads(n, p, count):
         for j in range(count):
             _form_one(key, stream + j, special, out[j])
     else:
-        # As many pieces for one thread as for another.
-        rounds = math.ceil(count * seconds / _SECONDS_PER_PIECE / parallel.threads())
-        step = max(1, math.ceil(count / max(rounds * parallel.threads(), 1)))
-        if count * seconds < _SECONDS_PER_PIECE / 2:
-            step = max(count, 1)
+        step = _matrices_per_piece(n, p, count)
         parallel.spread(
             lambda a: kernels.form_matrices(
                 np.uint64(key), np.uint64(stream + a), special, out[a : a + step]
@@ -142,6 +137,26 @@ def haar_batch(
             [(a,) for a in range(0, count, step)],
         )
     return out
+
+
+def _takes_all_threads(n: int, p: int, count: int) -> bool:
+    """Return whether threads share each matrix, rather than take whole ones.
+
+    A thread with a matrix of its own finds the reflectors in its own cache: a quarter less
+    processor time at n = 1000. That needs matrices for all threads, small enough.
+    """
+    workers = parallel.threads()
+    even = count % workers == 0 or count >= 4 * workers
+    return n >= _GROUPED_ROWS or (not even and _seconds(n, p) > 2 * _SECONDS_PER_PIECE)
+
+
+def _matrices_per_piece(n: int, p: int, count: int) -> int:
+    """Return how many make pieces of about a millisecond, as many for one thread as another."""
+    seconds = count * _seconds(n, p)
+    if seconds < _SECONDS_PER_PIECE / 2:
+        return max(count, 1)
+    rounds = math.ceil(seconds / _SECONDS_PER_PIECE / parallel.threads())
+    return math.ceil(count / (rounds * parallel.threads()))
 
 
 def _batch_shape(size: Any) -> tuple[int, ...]:
@@ -158,7 +173,8 @@ def _require_memory(n: int, p: int, count: int, dtype: np.dtype) -> None:
     """Raise MemoryError if `count` frames and what it takes to form them do not fit."""
     blocks = -(-p // int(layout.BLOCK))
     result = count * n * p
-    working = int(layout.block_start(n, blocks)) if count else 0
+    at_once = 1 if _takes_all_threads(n, p, count) else min(count, parallel.threads())
+    working = int(layout.block_start(n, blocks)) * at_once
     if _is_tall(n, p):
         working = n * (p + 2 * int(layout.BLOCK))
     memory.require(
