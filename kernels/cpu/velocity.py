@@ -58,7 +58,9 @@ def update_layers_with_velocity(
         w = layers[last, OFFSET] + a * stride
         rows, speed = weights[w + begin : w + end], velocity[w + begin : w + end]
         _coast(rows, speed, rates[last], pulls[last], momentum, nesterov)
-        speed += C[a * stride + begin : a * stride + end]
+        # A loop, not an array expression, which would take seconds to compile.
+        for j in range(speed.size):
+            speed[j] += C[a * stride + begin + j]
         _move(rows, speed, rates[last], momentum, nesterov)
     meet(meeting, team)
 
