@@ -13,9 +13,6 @@ from .tiles import lanes
 
 # One row per layer of `Layout.layers`.
 OFFSET, ROWS, COLUMNS, STRIDE, PRODUCT = range(5)
-# Terms that one visit of a tile adds up before it moves along: 16 rows of a wide layer stay in
-# the second-level cache between the strips of q.
-TERMS = 16
 
 
 class Layout(NamedTuple):

@@ -134,9 +134,7 @@ class _Tile:
         if n == 2:  # one 128-bit register of float64: the pairs are the sums
             return self.shuffle(pairs[0], pairs[1], [0, 1, 2, 3])
         low = [p for g in range(0, n, 4) for p in (g, g + 1, n + g, n + g + 1)]
-        total = self.add(
-            self.shuffle(*pairs, low), self.shuffle(*pairs, [p + 2 for p in low])
-        )
+        total = self.add(self.shuffle(*pairs, low), self.shuffle(*pairs, [p + 2 for p in low]))
         while n > 4:
             n //= 2
             total = self.add(
@@ -186,9 +184,7 @@ def _product_tile(typing_context, rows, wide, X, x0, x_row, x_k, Y, y0, y_k, out
 
     index = types.intp
     return (
-        types.void(
-            rows, wide, X, index, index, index, Y, index, index, out, index, index, index
-        ),
+        types.void(rows, wide, X, index, index, index, Y, index, index, out, index, index, index),
         codegen,
     )
 
@@ -226,6 +222,23 @@ def _dot_tile(typing_context, rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, 
     return types.void(rows, X, index, index, Y, index, index, out, index, index, index), codegen
 
 
+def _fetch(typing_context, array, start):
+    """Ask for the cache line of ``array[start]``, which may lie outside: nothing happens then."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _Tile(context, builder, signature.args[0]).pointer(*args)
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        # For reading (0), to be kept in all caches (3), data (1).
+        builder.call(
+            function, [builder.bitcast(pointer, byte), *(ir.Constant(word, n) for n in (0, 3, 1))]
+        )
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
 def _plain_product_tile(rows, wide, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count):
     """Do what `_product_tile` does, in NumPy, for runs with JIT switched off."""
     width = wide * lanes(out.dtype)
@@ -245,6 +258,10 @@ def _plain_dot_tile(rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count):
 
 if numba.config.DISABLE_JIT:
     product_tile, dot_tile = _plain_product_tile, _plain_dot_tile
+
+    def fetch(array: np.ndarray, start: int) -> None:
+        """Do nothing: only the compiled kernels wait for memory."""
 else:
     product_tile = intrinsic(prefer_literal=True)(_product_tile)
     dot_tile = intrinsic(prefer_literal=True)(_dot_tile)
+    fetch = intrinsic(_fetch)

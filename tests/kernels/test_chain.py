@@ -1,65 +1,21 @@
 """The two-pass step against backpropagation in float64, on shapes around every block size."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import naive
 import numpy as np
 import pytest
+from packed import Packed, on_team, random_layers
 
 from fastdln.kernels.cpu import chain, layout, team
-from fastdln.kernels.cpu.tiles import lanes
 
 # Depth 1 and 2, width 1, primes, just over a vector and over a block of 16 terms, q of 1, 2, 3, 5,
 # 10, 11, 16, 17 and above the width, rectangular hidden layers.
 SHAPES = [
     (1, 1), (7, 4), (1, 1, 1), (5, 17, 3), (16, 33, 10), (9, 13, 1), (3, 2, 11),
     (20, 31, 67, 5, 16), (17, 65, 64, 2), (4, 3, 17), (40, 129, 10), (12, 7, 7, 7, 7, 7),
+    (70, 300, 150, 9),
 ]  # fmt: skip
-# One rounding per term of sums up to 129 long, and a few layers on top of each other.
+# One rounding per term of sums up to 300 long, and a few layers on top of each other.
 ATOL = {"float32": 2e-5, "float64": 5e-14}
-
-
-class Packed:
-    """A network packed for the kernels, with its products and co-state buffers."""
-
-    def __init__(self, weights, dtype):
-        widths = (weights[0].shape[1], *(w.shape[0] for w in weights))
-        self.layout = layout.make_layout(widths, dtype)
-        self.weights = layout.aligned_zeros(self.layout.size, dtype)
-        for i, w in enumerate(weights):
-            self.layout.view(self.weights, i)[:] = w
-        # Garbage in the buffers must not matter.
-        self.products = layout.aligned_zeros(self.layout.product_size, dtype) + np.nan
-        edge = self.layout.q_padded * self.layout.widest
-        self.C, self.D = (layout.aligned_zeros(edge, dtype) for _ in range(2))
-
-    def geometry(self):
-        return self.layout.q, self.layout.q_padded, lanes(self.layout.dtype)
-
-    def layers(self):
-        return [self.layout.view(self.weights, i) for i in range(self.layout.depth)]
-
-    def product(self, layer):
-        offset, stride = self.layout.layers[layer, [layout.PRODUCT, layout.STRIDE]]
-        rows = self.products[offset : offset + self.layout.q * stride]
-        return rows.reshape(self.layout.q, stride)[:, : self.layout.widths[layer]]
-
-    def padding(self):
-        total = sum(float(np.abs(w).sum(dtype=np.float64)) for w in self.layers())
-        return float(np.abs(self.weights).sum(dtype=np.float64)) - total
-
-
-def on_team(size, kernel, *arguments):
-    meeting = team.new_meeting()
-    with ThreadPoolExecutor(size) as pool:
-        runs = [pool.submit(kernel, *arguments, rank, size, meeting) for rank in range(size)]
-        for run in runs:
-            run.result()
-
-
-def random_layers(widths, rng):
-    pairs = zip(widths, widths[1:], strict=False)
-    return [rng.standard_normal((m, n)) / np.sqrt(n) for n, m in pairs]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -139,3 +95,24 @@ def test_padded_columns_stay_zero(rng):
 def test_views_are_aligned_to_cache_lines():
     assert layout.aligned_zeros(100, "float32").ctypes.data % 64 == 0
     assert layout.aligned_zeros(1, "float64").ctypes.data % 64 == 0
+
+
+def test_products_fetched_from_memory_are_those_from_cache(dtype, rng):
+    """The kernel for large weights takes other blocks in the same order: the same bits."""
+    layers = [w.astype(dtype) for w in random_layers((37, 83, 50, 10), rng)]
+    packed = Packed(layers, dtype)
+    table, products = packed.layout.layers, packed.products
+    q, q_padded, lane = packed.geometry()
+    arguments = packed.weights, table, products, q, q_padded, lane, 0, 1, team.new_meeting()
+    chain.suffix_products(*arguments)
+    near = products.copy()
+    for layer in (1, 0):
+        vectors = table[layer, layout.STRIDE] // lane
+        start, stride = table[layer, layout.PRODUCT], table[layer, layout.STRIDE]
+        chain.clear_vectors(products, start, stride, q_padded, lane, 0, vectors)
+        for row in range(0, table[layer, layout.ROWS], 16):
+            count = min(16, table[layer, layout.ROWS] - row)
+            chain.add_layer_rows(
+                packed.weights, table, products, layer, row, count, True, q_padded, lane, 0, vectors
+            )
+    np.testing.assert_array_equal(products, near)
