@@ -11,6 +11,10 @@ import numpy as np
 
 from fastdln import parallel, random
 
+# Seconds before each timing: worker threads of OpenMP and OpenBLAS go on spinning for a while
+# after their own call and would take a core from the next one's.
+REST = 0.15
+
 
 def peer(name: str) -> ModuleType:
     """Import a peer, with as many threads as fastdln has; skip the benchmark without it."""
@@ -32,6 +36,7 @@ def medians(callables: dict[str, Callable[[], Any]], repeats: int = 5) -> dict[s
         function()
     for _ in range(repeats):
         for name, function in callables.items():
+            time.sleep(REST)
             start = time.perf_counter()
             function()
             times[name].append(time.perf_counter() - start)
