@@ -75,7 +75,8 @@ def float_dtype(dtype: Any) -> np.dtype:
         found = np.dtype(dtype)
     except TypeError:
         found = None
-    if found not in (np.dtype("float32"), np.dtype("float64")):
+    # NumPy compares None as its default dtype, float64.
+    if found is None or found not in (np.dtype("float32"), np.dtype("float64")):
         raise TypeError(f"dtype must be 'float32' or 'float64', not {dtype!r}")
     return found
 
