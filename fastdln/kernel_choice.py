@@ -1,0 +1,159 @@
+"""Which chain kernel trains a network, and how many threads share it: a small cost model.
+
+Counted per step: operations, bytes of weights that cross memory, meetings of the team, and calls.
+With P the padded weights, q the rows of M and d its columns (q ≤ d):
+
+========  ==============  =============  ========================================
+kernel    operations      bytes          extra memory
+========  ==============  =============  ========================================
+two-pass  6 q P           3 P itemsize   q rows a layer
+zigzag    (5 q + d) P     1½ P itemsize  3 q + d rows a layer
+========  ==============  =============  ========================================
+
+Traffic and arithmetic overlap little (measured: times add), and traffic is shared by all threads.
+The constants were measured by ``python -m benchmarks.chain calibrate``.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastdln.kernels.cpu.chain import FAR
+from fastdln.kernels.cpu.layout import Layout
+
+from . import check
+
+KERNELS = ("auto", "two-pass", "zigzag")
+# What zigzag may keep beside the weights where nobody asked for it, as a part of the weights.
+MOST_EXTRA = 0.1
+# A larger team must be faster by this factor: its model errs, and it takes a processor from others.
+TEAM_GAIN = 1.1
+
+
+class Costs(NamedTuple):
+    """Seconds that the parts of a step take; see `COSTS`.
+
+    Attributes
+    ----------
+    flops_per_second : dict of str to float
+        Arithmetic of one thread on layers in cache, by dtype.
+    seconds_per_byte : float
+        Weights that do not fit in cache, each time they cross memory.
+    seconds_per_meeting : float
+        Two threads, one barrier.
+    seconds_per_layer : float
+        Calls and short loops, which no team shares.
+    """
+
+    flops_per_second: dict[str, float]
+    seconds_per_byte: float
+    seconds_per_meeting: float
+    seconds_per_layer: float
+
+
+# 2 cores of an AMD EPYC (Zen 5, 2.6 GHz, AVX-512), 2026-11-24.
+COSTS = Costs({"float32": 2.0e11, "float64": 1.0e11}, 1.4e-11, 5e-7, 3e-7)
+
+
+class Choice(NamedTuple):
+    """A kernel, the threads that share one network, and why."""
+
+    kernel: str
+    team: int
+    reason: str
+
+
+def choose(
+    layout: Layout,
+    threads: int,
+    *,
+    kernel: str = "auto",
+    plain: bool = True,
+    costs: Costs = COSTS,
+) -> Choice:
+    """Return the kernel and team that the cost model expects to be fastest.
+
+    Parameters
+    ----------
+    layout : Layout
+        The chain's shapes and dtype, in the order it is trained.
+    threads : int
+        Most threads that may share the network.
+    kernel : {"auto", "two-pass", "zigzag"}
+        Anything but ``"auto"`` overrides the choice of the kernel.
+    plain : bool
+        Whether this is full-batch gradient descent on a regression without momentum, all that
+        zigzag does.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kernel, and for zigzag where it cannot do what is asked.
+    """
+    check.one_of("kernel", kernel, KERNELS)
+    if kernel == "zigzag" and not plain:
+        raise ValueError(
+            "kernel='zigzag' does plain full-batch gradient descent on a regression only;"
+            " use 'two-pass' or 'auto'"
+        )
+    names = [kernel] if kernel != "auto" else ["two-pass"]
+    if kernel == "auto" and plain and extra_memory(layout) <= MOST_EXTRA:
+        names.append("zigzag")
+    best = min((_best_team(layout, name, threads, costs) for name in names), key=lambda b: b[0])
+    seconds, name, team = best
+    return Choice(name, team, _reason(layout, kernel, name, team, seconds, costs))
+
+
+def step_seconds(layout: Layout, kernel: str, team: int, costs: Costs = COSTS) -> float:
+    """Return how long one step should take."""
+    q, d = layout.q_padded, layout.widths[0]
+    zigzag = kernel == "zigzag"
+    flops = (5.0 * q + d if zigzag else 6.0 * q) * layout.size
+    meetings = layout.depth * (1 if zigzag else 2) + 2
+    seconds = flops / costs.flops_per_second[layout.dtype.name] / team
+    seconds += layout.depth * costs.seconds_per_layer
+    if team > 1:
+        seconds += meetings * costs.seconds_per_meeting
+    return seconds + _traffic(layout, kernel) * costs.seconds_per_byte
+
+
+def extra_memory(layout: Layout) -> float:
+    """Return what zigzag keeps beside the weights, as a part of them."""
+    rows = 3 * layout.q_padded + layout.widths[0]
+    return rows / layout.q_padded * layout.product_size / layout.size
+
+
+def _traffic(layout: Layout, kernel: str) -> float:
+    """Return the bytes of weights that cross memory in one step."""
+    nbytes = layout.size * layout.dtype.itemsize
+    if nbytes <= FAR:
+        return 0.0
+    return nbytes * (1.5 if kernel == "zigzag" else 3.0)
+
+
+def _best_team(layout: Layout, kernel: str, threads: int, costs: Costs) -> tuple[float, str, int]:
+    best = step_seconds(layout, kernel, 1, costs), kernel, 1
+    for team in range(2, threads + 1):
+        seconds = step_seconds(layout, kernel, team, costs)
+        if seconds * TEAM_GAIN < best[0]:
+            best = seconds, kernel, team
+    return best
+
+
+def _reason(
+    layout: Layout, asked: str, kernel: str, team: int, seconds: float, costs: Costs
+) -> str:
+    size = layout.size * layout.dtype.itemsize / 2**20
+    place = "in cache" if _traffic(layout, kernel) == 0 else "from memory"
+    widest = int(np.max(layout.widths))
+    other = "zigzag" if kernel == "two-pass" else "two-pass"
+    against = step_seconds(layout, other, team, costs)
+    why = (
+        f"kernel={asked!r} was asked for"
+        if asked != "auto"
+        else f"{seconds * 1e3:.3g} ms a step expected, {other} {against * 1e3:.3g} ms"
+    )
+    return (
+        f"{kernel}, {team} thread{'s' if team > 1 else ''}: {why}"
+        f" ({layout.depth} layers to width {widest}, {size:.3g} MiB {place})"
+    )

@@ -1,0 +1,59 @@
+"""The choice of kernel and team, at sizes where the answer is known, and its override."""
+
+import pytest
+
+from fastdln.kernel_choice import COSTS, choose, extra_memory, step_seconds
+from fastdln.kernels.cpu.layout import make_layout
+from fastdln.kernels.cpu.zigzag import zigzag_numbers
+
+
+def chain(width, depth, dtype="float32", d=16, q=10):
+    return make_layout((d, *(width,) * (depth - 1), q), dtype)
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "kernel", "team"),
+    [
+        (1000, 50, "zigzag", 2),  # 200 MB: traffic counts
+        (300, 30, "two-pass", 2),  # 11 MB: in cache, arithmetic counts
+        (26, 700, "two-pass", 1),  # a meeting costs more than half a layer
+        (100, 4, "two-pass", 1),
+    ],
+)
+def test_known_sizes(width, depth, kernel, team):
+    choice = choose(chain(width, depth), 2)
+    assert (choice.kernel, choice.team) == (kernel, team)
+    assert kernel in choice.reason
+    assert "ms a step expected" in choice.reason
+
+
+def test_override_and_its_limits():
+    assert choose(chain(100, 4), 2, kernel="zigzag").kernel == "zigzag"
+    assert choose(chain(1000, 50), 2, kernel="two-pass").kernel == "two-pass"
+    assert choose(chain(1000, 50), 2, plain=False).kernel == "two-pass"
+    assert choose(chain(1000, 50), 1).team == 1
+    with pytest.raises(ValueError, match="plain full-batch"):
+        choose(chain(1000, 50), 2, kernel="zigzag", plain=False)
+    with pytest.raises(ValueError, match="must be one of 'auto', 'two-pass', 'zigzag'"):
+        choose(chain(9, 2), 1, kernel="fast")
+
+
+def test_zigzag_is_not_chosen_where_it_would_take_much_memory():
+    wide_input = chain(1000, 50, d=1000)
+    assert extra_memory(wide_input) > 0.5
+    assert choose(wide_input, 2).kernel == "two-pass"
+
+
+def test_extra_memory_covers_the_buffers():
+    layout = chain(1000, 50)
+    assert zigzag_numbers(layout) + layout.product_size == pytest.approx(
+        extra_memory(layout) * layout.size, rel=0.02
+    )
+
+
+def test_costs_grow_with_work_and_shrink_with_threads(dtype):
+    small, large = chain(300, 10, dtype), chain(300, 20, dtype)
+    for kernel in ("two-pass", "zigzag"):
+        assert step_seconds(small, kernel, 1) < step_seconds(large, kernel, 1)
+        assert step_seconds(large, kernel, 2) < step_seconds(large, kernel, 1)
+    assert set(COSTS.flops_per_second) == {"float32", "float64"}
