@@ -1,0 +1,238 @@
+"""Networks in training on the card: their arrays, and the launch that advances all of them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .packing import Packing, pitch, tile, vectors
+from .sources import Constants
+
+# Tiles of a layer under way to each thread. Three in flight are 12 KB for 64 threads of an SM,
+# about what its share of the memory's bandwidth times latency asks for (an estimate).
+STAGES = 4
+PARTS = 32  # as in sweep.cu
+# Most rows or columns of M that the kernel carries in registers.
+MOST_CARRIED = 32
+NETWORK_FIELDS, NUMBER_FIELDS = 6, 4
+GOAL = 3
+
+
+class Team(NamedTuple):
+    """How a network is worked on: blocks that share it, and threads of each block."""
+
+    group: int
+    threads: int
+
+
+class Motion(NamedTuple):
+    """How gradients move one network's weights.
+
+    Attributes
+    ----------
+    rates, pulls : ndarray, shape (depth,)
+        Step size of every layer and, with momentum, its weight decay.
+    decay : float
+        Without momentum, what weight decay leaves of the weights in one step.
+    momentum : float
+    """
+
+    rates: np.ndarray
+    pulls: np.ndarray
+    decay: float
+    momentum: float
+
+
+class Problem(NamedTuple):
+    """A regression ``½‖M∘S − T‖² + constant``: S and T of shape (q, d)."""
+
+    scale: np.ndarray
+    target: np.ndarray
+    constant: float
+
+
+class Batch:
+    """Networks of one element type, one pair (q, d) and one kind of motion, side by side.
+
+    Parameters
+    ----------
+    xp : module
+        CuPy, or NumPy where the kernel runs on a processor.
+    packing : Packing
+    motions : sequence of Motion
+        One for each network; all with momentum, or none.
+    steps : int
+        Most steps any network takes.
+    tolerance : float
+        Relative loss at or below which a network has converged.
+    problems : sequence of Problem
+        One for each network, or a single one for all; empty where gradients come from outside.
+    team : Team
+    """
+
+    def __init__(
+        self,
+        xp: Any,
+        packing: Packing,
+        motions: Sequence[Motion],
+        *,
+        steps: int,
+        tolerance: float,
+        problems: Sequence[Problem],
+        team: Team,
+        nesterov: bool = False,
+    ):
+        count, dtype = len(packing.widths), packing.dtype
+        if not fits(packing, team):
+            raise ValueError(f"{team} cannot carry {packing.widest} vectors of outputs")
+        self.xp, self.packing, self.team = xp, packing, team
+        self.velocity_kept = motions[0].momentum > 0
+        self.external = not problems
+        self.nesterov = nesterov
+        self.limit = steps
+        self.weights = xp.zeros(packing.size, dtype)
+        self.velocity = xp.zeros(packing.size if self.velocity_kept else 0, dtype)
+        self.slots = xp.zeros(packing.slot_size, dtype)
+        self.layers = xp.asarray(packing.layers)
+        self.rates = xp.asarray(np.concatenate([m.rates for m in motions]).astype(dtype))
+        self.pulls = xp.asarray(np.concatenate([m.pulls for m in motions]).astype(dtype))
+        qd = packing.q * packing.d
+        self.ends = xp.zeros(count * team.group * qd, dtype)
+        self.gradients = xp.zeros(count * qd if self.external else 0, dtype)
+        self.scale = _flat(xp, [p.scale for p in problems])
+        self.target = _flat(xp, [p.target for p in problems])
+        self.losses = xp.full(count * (0 if self.external else steps + 1), np.nan)
+        self.steps = xp.full(count * team.group, -1, dtype=np.int64)
+        self.exchange = xp.zeros(count * exchange_size(packing, team), dtype)
+        self.meetings = xp.zeros(count, np.uint32)
+        self._networks = np.zeros((count, NETWORK_FIELDS), np.int64)
+        self._networks[:, 0] = packing.first[:-1]
+        self._networks[:, 1] = np.diff(packing.first)
+        self._networks[:, 2] = np.arange(count) * (0 if self.external else steps + 1)
+        self._networks[:, 4] = np.arange(count) if len(problems) > 1 else 0
+        self._networks[:, 5] = np.arange(count)
+        constants = [p.constant for p in problems] or [0.0]
+        self._numbers = np.zeros((count, NUMBER_FIELDS))
+        self._numbers[:, 0] = constants
+        self._numbers[:, 1] = tolerance
+        self._numbers[:, 2] = [m.decay for m in motions]
+        self._numbers[:, 3] = [m.momentum for m in motions]
+
+    @property
+    def constants(self) -> Constants:
+        """The constants that the kernel is compiled for."""
+        return kernel_constants(
+            self.packing.q, self.packing.d, self.velocity_kept, self.team.group > 1
+        )
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory of a block, in bytes."""
+        return shared_bytes(self.packing, self.team, self.velocity_kept)
+
+    def advance(self, launch: Any, active: np.ndarray, goal: int, seconds: float = 3600.0) -> None:
+        """Let the `active` networks take steps up to `goal`, or for about `seconds`.
+
+        Does not wait. ``launch(constants, blocks, threads, shared_bytes, arguments)`` starts the
+        kernel; networks that were listed first start first. Groups of blocks keep to `goal` only.
+        """
+        xp, team = self.xp, self.team
+        table = self._networks[active]
+        table[:, GOAL] = min(goal, self.limit)
+        self.meetings[:] = 0
+        arguments = (
+            xp.asarray(table), xp.asarray(self._numbers[active]), self.layers, self.weights,
+            self.velocity, self.rates, self.pulls, self.slots, self.ends, self.gradients,
+            self.scale, self.target, self.losses, self.steps, self.exchange, self.meetings,
+            np.int32(team.group), np.int32(self.packing.widest),
+            np.int32(-(-self.packing.widest // team.group)), np.int32(self.nesterov),
+            np.int32(self.external), np.int64(seconds * 1e9),
+        )  # fmt: skip
+        launch(self.constants, len(table) * team.group, team.threads, self.shared_bytes, arguments)
+
+    def layer(self, network: int, index: int) -> Any:
+        """Return a layer as a view of the packed weights."""
+        return self.packing.view(self.weights, network, index)
+
+    def steps_taken(self) -> np.ndarray:
+        """Return every network's step, -1 before its first evaluation; waits for the card."""
+        return _to_host(self.steps)[:: self.team.group]
+
+    def recorded(self, network: int, steps: int) -> np.ndarray:
+        """Return the losses of a network's steps 0, …, `steps`."""
+        start = int(self._networks[network, 2])
+        return _to_host(self.losses[start : start + steps + 1])
+
+    def last_losses(self, steps: np.ndarray) -> np.ndarray:
+        """Return the loss of every network at the given step of each."""
+        return _to_host(self.losses[self.xp.asarray(self._networks[:, 2] + steps)])
+
+    def end_to_end(self, network: int) -> np.ndarray:
+        """Return M of a network as its last step left it, float64, shape (q, d)."""
+        q, d = self.packing.q, self.packing.d
+        start = network * self.team.group * q * d
+        return _to_host(self.ends[start : start + q * d]).reshape(q, d).astype(np.float64)
+
+    def put_gradient(self, network: int, G: np.ndarray) -> None:
+        """Set ``∂ℓ/∂M`` of a network whose gradients come from outside."""
+        size = G.size
+        here = slice(network * size, (network + 1) * size)
+        self.gradients[here] = self.xp.asarray(G.ravel().astype(self.packing.dtype))
+
+
+def kernel_constants(q: int, d: int, velocity: bool, grouped: bool) -> Constants:
+    """Return the constants that one variant of the kernel is compiled for."""
+    names = ("Q", "D", "STAGES", "VELOCITY", "GROUPED")
+    return tuple(zip(names, (q, d, STAGES, int(velocity), int(grouped)), strict=True))
+
+
+def exchange_size(packing: Packing, team: Team) -> int:
+    """Return the numbers through which the blocks of one network's group hand over products."""
+    if team.group == 1:
+        return 0
+    widest_pitch = max(pitch(packing.q, packing.dtype), pitch(packing.d, packing.dtype))
+    return 4 * packing.widest * tile(packing.dtype) * widest_pitch
+
+
+def shared_bytes(packing: Packing, team: Team, velocity: bool) -> int:
+    """Return the shared memory of a block in bytes, as `carve` in sweep.cu divides it."""
+    dtype, q, d = packing.dtype, packing.q, packing.d
+    unit, widest_pitch = tile(dtype), max(pitch(q, dtype), pitch(d, dtype))
+    slot = vectors(max(q, d), dtype) * unit
+    own = -(-packing.widest // team.group) * unit
+    products = 2 * packing.widest * unit * widest_pitch
+    partial = 2 * team.threads * unit * (widest_pitch + 1)
+    numbers = max(products, partial) if team.group > 1 else products + partial
+    numbers += own * (slot + widest_pitch) + q * pitch(d, dtype) + d * pitch(q, dtype)
+    numbers += STAGES * (1 + velocity) * unit * team.threads * unit
+    return numbers * dtype.itemsize + (PARTS + 1) * 8
+
+
+def batch_bytes(packing: Packing, team: Team, velocity: bool, steps: int) -> int:
+    """Return the bytes on the card of a `Batch`."""
+    count = len(packing.widths)
+    qd = packing.q * packing.d
+    numbers = packing.size * (1 + velocity) + packing.slot_size
+    numbers += 2 * len(packing.layers) + count * (team.group + 1) * qd
+    numbers += count * exchange_size(packing, team)
+    wide = packing.layers.size + count * (steps + 1 + 2 * qd + team.group + NETWORK_FIELDS)
+    return numbers * packing.dtype.itemsize + 8 * (wide + count * NUMBER_FIELDS)
+
+
+def fits(packing: Packing, team: Team) -> bool:
+    """Return whether the kernel can do these networks: a thread for every vector of outputs."""
+    enough = -(-packing.widest // team.group) <= team.threads
+    return enough and max(packing.q, packing.d) <= MOST_CARRIED
+
+
+def _flat(xp: Any, arrays: Sequence[np.ndarray]) -> Any:
+    size = math.prod(arrays[0].shape) if arrays else 0
+    out = np.empty((len(arrays), size))
+    for row, array in zip(out, arrays, strict=True):
+        row[:] = array.ravel()
+    return xp.asarray(out.ravel())
+
+
+def _to_host(array: Any) -> np.ndarray:
+    return array if isinstance(array, np.ndarray) else array.get()

@@ -1,0 +1,127 @@
+"""Compiling kernels with NVRTC, and loading them: one lazy module for each card and variant.
+
+CuPy would append ``-ftz=true``, which flushes float32 subnormals; long products of layers pass
+through them. So the machine code is built here, kept on disk, and loaded by its path.
+"""
+
+import hashlib
+import os
+import re
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .sources import Constants, defines, source
+
+# Multiply-adds are fused in the chain kernels, as on the CPU; random numbers are made of
+# operations that no flag changes. Subnormals, division and roots are IEEE's by default; said
+# here because they matter.
+OPTIONS = (
+    "--std=c++17", "--fmad=true", "--ftz=false", "--prec-div=true", "--prec-sqrt=true",
+    "--ptxas-options=-v",
+)  # fmt: skip
+
+
+class Compiled(NamedTuple):
+    """Machine code, and what the assembler said of each kernel's registers and memory."""
+
+    code: bytes
+    log: str
+
+    @property
+    def registers(self) -> int:
+        """Most registers of a thread, over the file's kernels."""
+        return max(int(n) for n in re.findall(r"Used (\d+) registers", self.log))
+
+    @property
+    def static_shared_bytes(self) -> int:
+        """Most shared memory of a block, beside what its launch asks for."""
+        return max([0, *(int(n) for n in re.findall(r"(\d+) bytes smem", self.log))])
+
+
+def compile_source(
+    name: str, dtype: Any, architecture: str, constants: Constants = (), registers: int = 255
+) -> Compiled:
+    """Compile a file of kernels for a compute capability such as ``"90"``; needs no card.
+
+    Raises
+    ------
+    RuntimeError
+        With the compiler's messages.
+    """
+    from cupy.cuda import nvrtc
+
+    program = nvrtc.createProgram(source(name), f"{name}.cu", (), ())
+    try:
+        try:
+            nvrtc.compileProgram(
+                program, tuple(_arguments(dtype, architecture, constants, registers))
+            )
+        except nvrtc.NVRTCError as error:
+            log = nvrtc.getProgramLog(program)
+            raise RuntimeError(
+                f"compiling {name}.cu for sm_{architecture}: {error}\n{log}"
+            ) from error
+        return Compiled(nvrtc.getCUBIN(program), nvrtc.getProgramLog(program))
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+def _arguments(dtype: Any, architecture: str, constants: Constants, registers: int) -> list[str]:
+    target = [f"--gpu-architecture=sm_{architecture}", f"--maxrregcount={registers}"]
+    return [*OPTIONS, *target, *defines(dtype, constants)]
+
+
+def cache_folder() -> Path:
+    """Return where compiled kernels are kept: ``$FASTDLN_CACHE_DIR``, or the user's cache."""
+    given = os.environ.get("FASTDLN_CACHE_DIR")
+    return Path(given) if given else Path.home() / ".cache" / "fastdln"
+
+
+def machine_code(
+    name: str, dtype: Any, architecture: str, constants: Constants, registers: int
+) -> Path:
+    """Return the file with a variant's machine code, compiled now if it is not there yet."""
+    from cupy.cuda import nvrtc
+
+    options = _arguments(dtype, architecture, constants, registers)
+    text = "\n".join([source(name), *options, str(nvrtc.getVersion())])
+    path = cache_folder() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.cubin"
+    if not path.exists():
+        compiled = compile_source(name, dtype, architecture, constants, registers)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Written aside and renamed: another process sees all of it or nothing.
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(compiled.code)
+        os.replace(file.name, path)
+    return path
+
+
+@lru_cache(maxsize=256)
+def _module(
+    name: str, dtype: str, ordinal: int, constants: Constants, registers: int, cooperative: bool
+) -> Any:
+    import cupy
+
+    architecture = cupy.cuda.Device(ordinal).compute_capability
+    path = machine_code(name, dtype, architecture, constants, registers)
+    return cupy.RawModule(path=str(path), enable_cooperative_groups=cooperative)
+
+
+def kernel(
+    function: str,
+    name: str,
+    dtype: Any,
+    constants: Constants = (),
+    *,
+    registers: int = 255,
+    cooperative: bool = False,
+) -> Any:
+    """Return a kernel of the file `name`, loaded on the current card."""
+    import cupy
+    import numpy as np
+
+    ordinal = cupy.cuda.Device().id
+    module = _module(name, np.dtype(dtype).name, ordinal, constants, registers, cooperative)
+    return module.get_function(function)

@@ -1,0 +1,84 @@
+"""Where many networks lie in the card's memory, and the tables by which kernels find them.
+
+A layer is row-major; its rows and its columns are padded with zeros to whole vectors of 16
+bytes, and no kernel changes the padding.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+# One row per layer of all networks, as in sweep.cu.
+OFFSET, ROWS, COLUMNS, STRIDE, SLOT_BELOW, SLOT_ABOVE = range(6)
+
+
+def tile(dtype: Any) -> int:
+    """Return how many numbers of `dtype` a vector of 16 bytes holds."""
+    return 16 // np.dtype(dtype).itemsize
+
+
+def vectors(n: Any, dtype: Any) -> Any:
+    """Return how many vectors hold n numbers."""
+    return -(-n // tile(dtype))
+
+
+def pitch(n: int, dtype: Any) -> int:
+    """Return the numbers from one row of n to the next in shared memory, as in vectors.cuh."""
+    return (vectors(n, dtype) | 1) * tile(dtype)
+
+
+class Packing:
+    """Layers of several networks, all from d inputs to q outputs, end to end in one vector.
+
+    Attributes
+    ----------
+    widths : list of tuple of int
+        ``(d, m_1, …, m_{L-1}, q)`` of every network.
+    layers : ndarray of int64, shape (layers of all networks, 6)
+    first : ndarray of int64, shape (networks + 1,)
+        Row of `layers` at which each network begins.
+    size, slot_size : int
+        Numbers in all weights and in all products kept from sweep to sweep.
+    widest : int
+        Vectors across the widest boundary between layers.
+    """
+
+    def __init__(self, widths: Sequence[tuple[int, ...]], dtype: Any):
+        self.widths = [tuple(int(w) for w in network) for network in widths]
+        self.dtype = np.dtype(dtype)
+        ends = {(network[0], network[-1]) for network in self.widths}
+        if len(ends) != 1 or min(map(len, self.widths)) < 2:
+            raise ValueError(f"all networks must have the same inputs and outputs, not {ends}")
+        self.d, self.q = ends.pop()
+        unit = tile(dtype)
+        boundaries = [np.asarray(network, dtype=np.int64) for network in self.widths]
+        columns = np.concatenate([n[:-1] for n in boundaries])
+        rows = np.concatenate([n[1:] for n in boundaries])
+        stride = vectors(columns, dtype) * unit
+        sizes = vectors(rows, dtype) * unit * stride
+        # Boundary 0 … L of a network has one slot each: L + 1 slots for L layers.
+        slot = vectors(max(self.d, self.q), dtype) * unit
+        padded = [vectors(n, dtype) * unit * slot for n in boundaries]
+        slots = np.concatenate(padded)
+        starts = np.cumsum(slots) - slots
+        self.first = np.cumsum([0, *(len(n) - 1 for n in boundaries)]).astype(np.int64)
+        network = np.repeat(np.arange(len(boundaries)), np.diff(self.first))
+        below = np.arange(len(columns)) + network
+        self.layers = np.stack(
+            [np.cumsum(sizes) - sizes, rows, columns, stride, starts[below], starts[below + 1]],
+            axis=1,
+        ).astype(np.int64)
+        self.size, self.slot_size = int(sizes.sum()), int(slots.sum())
+        self.widest = int(vectors(max(max(n) for n in self.widths), dtype))
+
+    def depth(self, network: int) -> int:
+        """Return the number of layers of a network."""
+        return len(self.widths[network]) - 1
+
+    def view(self, weights: Any, network: int, layer: int) -> Any:
+        """Return a layer of the flat `weights`, input first, as a (rows, columns) view."""
+        offset, rows, columns, stride = self.layers[self.first[network] + layer, :4]
+        padded = -(-int(rows) // tile(self.dtype)) * tile(self.dtype)
+        whole = weights[offset : offset + padded * stride].reshape(padded, int(stride))
+        return whole[:rows, :columns]

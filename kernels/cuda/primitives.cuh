@@ -1,0 +1,75 @@
+// The few things that kernels ask of the machine. The tests replace this file by a shim of
+// threads, so that every kernel body also runs, and is checked for races, on a processor.
+
+#define DEVICE __device__ __forceinline__
+#define KERNEL extern "C" __global__
+#define EXPORT(name)
+#define UNROLL _Pragma("unroll")
+#define ROLLED _Pragma("unroll 1")
+
+typedef REAL real;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+DEVICE int thread() { return (int)threadIdx.x; }
+DEVICE int threads() { return (int)blockDim.x; }
+DEVICE int block() { return (int)blockIdx.x; }
+DEVICE int block_y() { return (int)blockIdx.y; }
+DEVICE int blocks() { return (int)gridDim.x; }
+DEVICE void sync_block() { __syncthreads(); }
+
+DEVICE char* shared_memory() {
+    extern __shared__ __align__(16) char bytes[];
+    return bytes;
+}
+
+// Sixteen bytes of global memory into shared memory, past the first-level cache, which does not
+// know what other multiprocessors wrote.
+DEVICE void copy16(void* to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                     (u32)__cvta_generic_to_shared(to)),
+                 "l"(from)
+                 : "memory");
+}
+DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Wait until at most `pending` of this thread's latest groups of copies are under way.
+template <int pending>
+DEVICE void wait_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+// Blocks of one group meet: all that any thread wrote before is visible to all threads after.
+DEVICE void meet(u32* counter, u32 goal) {
+    sync_block();
+    if (thread() == 0) {
+        asm volatile("fence.acq_rel.gpu;" ::: "memory");
+        asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+        u32 seen;
+        do {
+            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
+                         : "=r"(seen)
+                         : "l"(counter)
+                         : "memory");
+        } while (seen < goal);
+        asm volatile("fence.acq_rel.gpu;" ::: "memory");
+    }
+    sync_block();
+}
+
+DEVICE u64 nanoseconds() {
+    u64 now;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    return now;
+}
+
+// Correctly rounded and never fused, whatever the compiler's flags: random numbers keep their bits.
+DEVICE double exact_add(double a, double b) { return __dadd_rn(a, b); }
+DEVICE double exact_mul(double a, double b) { return __dmul_rn(a, b); }
+DEVICE double exact_div(double a, double b) { return __ddiv_rn(a, b); }
+DEVICE double exact_root(double a) { return __dsqrt_rn(a); }
+DEVICE double as_double(u64 bits) { return __longlong_as_double((i64)bits); }
+DEVICE u64 as_bits(double x) { return (u64)__double_as_longlong(x); }
+DEVICE double root(double x) { return sqrt(x); }
+
+DEVICE bool is_finite(double x) { return x - x == 0; }

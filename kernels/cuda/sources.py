@@ -1,0 +1,35 @@
+"""The text of the kernels: one file a capability, joined with the primitives it is written in."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+NAMES = ("sweep", "plain", "random", "haar")
+# What each compute capability from 8.0 on has: sm_80 A100, sm_90 H100/H200, sm_100 B200,
+# sm_120 RTX 50.
+ARCHITECTURES = ("80", "90", "100", "120")
+
+Constants = tuple[tuple[str, Any], ...]
+
+
+@cache
+def source(name: str, primitives: str = "") -> str:
+    """Return one text for a file of kernels: caches keyed by text do not see includes.
+
+    `primitives` takes the place of the card's primitives, for tests without a card.
+    """
+    first = primitives or (HERE / "primitives.cuh").read_text()
+    needed = [HERE / "vectors.cuh"]
+    if name in ("random", "haar"):
+        needed.append(HERE / "normals.cuh")
+    needed.append(HERE / f"{name}.cu")
+    return "\n".join([first, *(path.read_text() for path in needed)])
+
+
+def defines(dtype: Any, constants: Constants = ()) -> list[str]:
+    """Return the compiler's definitions of the element type and of a kernel's constants."""
+    kind = {"float32": "float", "float64": "double"}[np.dtype(dtype).name]
+    return [f"-DREAL={kind}", *(f"-D{name}={value}" for name, value in constants)]

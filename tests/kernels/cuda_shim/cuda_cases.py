@@ -1,0 +1,76 @@
+"""Networks to train on a card or on its shim, and the check of what came out."""
+
+import naive
+import numpy as np
+import shim
+
+from fastdln.kernels.cuda import batch as kernels
+from fastdln.kernels.cuda.packing import Packing
+
+# Some hundred roundings of a stable trajectory.
+RTOL = {"float32": 3e-4, "float64": 1e-11}
+
+
+def shim_launch(dtype, sanitize=None):
+    """Return a launch that runs the zigzag kernel on the CPU."""
+    run = shim.run if sanitize is None else shim.run_sanitized
+
+    def launch(constants, blocks, threads, shared, arguments):
+        run("sweep", "sweep_networks", dtype, constants, (blocks, 1), threads, shared, arguments)
+
+    return launch
+
+
+class Networks:
+    """Random networks of the given widths on random regressions, one for each."""
+
+    def __init__(self, shapes, dtype, rng, weight_decay=0.0, momentum=0.0, nesterov=False):
+        self.dtype = np.dtype(dtype)
+        self.packing = Packing(shapes, dtype)
+        self.rule = naive.Descent(momentum, nesterov, weight_decay)
+        self.rates = list(rng.uniform(0.05, 0.1, len(shapes)))
+        self.weights = [
+            [
+                (rng.standard_normal((m, n)) / np.sqrt(m)).astype(dtype)
+                for n, m in zip(widths, widths[1:], strict=False)
+            ]
+            for widths in shapes
+        ]
+        d, q = self.packing.d, self.packing.q
+        self.X = [np.diag(rng.uniform(0.5, 1.0, d)) for _ in shapes]
+        self.Y = [rng.standard_normal((q, d)) for _ in shapes]
+
+    def batch(self, xp, team, steps, tolerance=0.0, external=False):
+        """Return the networks packed and ready."""
+        rule, q = self.rule, self.packing.q
+        motions = []
+        for rate, widths in zip(self.rates, self.packing.widths, strict=True):
+            rows = np.array(widths[1:], dtype=np.float64)
+            decay = 1 - rate * rule.weight_decay
+            motions.append(
+                kernels.Motion(rate / rows, rule.weight_decay * rows, decay, rule.momentum)
+            )
+        problems = [
+            kernels.Problem(np.tile(X.diagonal(), (q, 1)), Y, 0.25)
+            for X, Y in zip(self.X, self.Y, strict=True)
+        ]
+        batch = kernels.Batch(
+            xp, self.packing, motions, steps=steps, tolerance=tolerance,
+            problems=[] if external else problems, team=team, nesterov=rule.nesterov,
+        )  # fmt: skip
+        for i, layers in enumerate(self.weights):
+            for j, w in enumerate(layers):
+                batch.layer(i, j)[:] = xp.asarray(w)
+        return batch
+
+    def check(self, batch, steps):
+        """Compare every loss and then every layer with naive training."""
+        rtol = RTOL[self.dtype.name]
+        for i, (layers, rate) in enumerate(zip(self.weights, self.rates, strict=True)):
+            rule = naive.Descent(self.rule.momentum, self.rule.nesterov, self.rule.weight_decay)
+            losses, expected = naive.train(layers, self.X[i], self.Y[i], rate, steps, rule)
+            np.testing.assert_allclose(batch.recorded(i, steps), losses + 0.25, rtol=rtol)
+            for j, w in enumerate(expected):
+                got = batch.layer(i, j)
+                got = got if isinstance(got, np.ndarray) else got.get()
+                np.testing.assert_allclose(got, w, rtol=0, atol=rtol * (1 + np.abs(w).max()))

@@ -1,0 +1,102 @@
+// Blocks of threads on a processor: stands in for kernels/cuda/primitives.cuh in tests.
+//
+// It cannot see what only a card has: scopes of memory, asynchrony of copies, banks, warps.
+#include <atomic>
+#include <barrier>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#define DEVICE inline
+#define KERNEL static
+#define UNROLL
+#define ROLLED
+#define EXPORT(name)                                                                             \
+    extern "C" void launch_##name(void** arguments, int columns, int rows, int size, int bytes) { \
+        launch(name, arguments, columns, rows, size, bytes);                                     \
+    }
+
+typedef REAL real;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+struct ShimBlock {
+    std::barrier<> barrier;
+    std::vector<char> bytes;
+    char* shared;
+    ShimBlock(int size, int count) : barrier(size), bytes(count + 16) {
+        // Whatever shared memory holds at the start must not matter; and its end is the end.
+        std::memset(bytes.data(), 0xff, bytes.size());
+        shared = bytes.data() + (16 - (size_t)bytes.data() % 16) % 16;
+    }
+};
+
+static thread_local int shim_thread, shim_threads, shim_block, shim_row, shim_blocks;
+static thread_local ShimBlock* shim;
+
+DEVICE int thread() { return shim_thread; }
+DEVICE int threads() { return shim_threads; }
+DEVICE int block() { return shim_block; }
+DEVICE int block_y() { return shim_row; }
+DEVICE int blocks() { return shim_blocks; }
+DEVICE void sync_block() { shim->barrier.arrive_and_wait(); }
+DEVICE char* shared_memory() { return shim->shared; }
+DEVICE void copy16(void* to, const void* from) { std::memcpy(to, from, 16); }
+DEVICE void commit_copies() {}
+template <int pending>
+DEVICE void wait_copies() {}
+DEVICE void meet(u32* counter, u32 goal) {
+    sync_block();
+    if (thread() == 0) {
+        std::atomic_ref<u32> seen(*counter);
+        seen.fetch_add(1, std::memory_order_acq_rel);
+        while (seen.load(std::memory_order_acquire) < goal) std::this_thread::yield();
+    }
+    sync_block();
+}
+DEVICE u64 nanoseconds() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
+DEVICE double exact_add(double a, double b) { return a + b; }
+DEVICE double exact_mul(double a, double b) { return a * b; }
+DEVICE double exact_div(double a, double b) { return a / b; }
+DEVICE double exact_root(double a) { return std::sqrt(a); }
+DEVICE double as_double(u64 bits) {
+    double x;
+    std::memcpy(&x, &bits, 8);
+    return x;
+}
+DEVICE u64 as_bits(double x) {
+    u64 bits;
+    std::memcpy(&bits, &x, 8);
+    return bits;
+}
+DEVICE double root(double x) { return std::sqrt(x); }
+DEVICE bool is_finite(double x) { return std::isfinite(x); }
+
+template <class... P, size_t... I>
+static void call(void (*kernel)(P...), void** arguments, std::index_sequence<I...>) {
+    kernel(*(P*)arguments[I]...);
+}
+
+// All blocks at once, as a cooperative launch promises.
+template <class... P>
+static void launch(void (*kernel)(P...), void** arguments, int columns, int rows, int size,
+                   int bytes) {
+    std::vector<std::unique_ptr<ShimBlock>> grid;
+    std::vector<std::thread> team;
+    for (int i = 0; i < columns * rows; i++) {
+        grid.push_back(std::make_unique<ShimBlock>(size, bytes));
+        for (int t = 0; t < size; t++) {
+            team.emplace_back([=, block = grid.back().get()] {
+                shim_thread = t, shim_threads = size, shim_blocks = columns, shim = block;
+                shim_block = i % columns, shim_row = i / columns;
+                call(kernel, arguments, std::index_sequence_for<P...>());
+            });
+        }
+    }
+    for (std::thread& member : team) member.join();
+}

@@ -1,0 +1,126 @@
+"""The zigzag kernel's body, run on the CPU, against naive training in float64."""
+
+import naive
+import numpy as np
+import pytest
+from cuda_cases import RTOL, Networks, shim_launch
+
+from fastdln.kernels.cuda import batch as kernels
+
+# Depth 1 and 2, width 1, primes, just over a vector and a tile, q > d and d > q, as many
+# outputs as a block's threads can have, and networks of different shape side by side.
+SHAPES = [
+    [(1, 1)], [(1, 1, 1)], [(5, 3)], [(5, 7, 3)], [(5, 4, 4, 4, 3)], [(5, 17, 9, 3), (5, 6, 3)],
+    [(2, 23, 1, 13, 9), (2, 9), (2, 8, 8, 8, 8, 8, 9)],
+]  # fmt: skip
+TEAMS = [kernels.Team(1, 12), kernels.Team(3, 7)]
+
+
+@pytest.mark.parametrize("team", TEAMS, ids=str)
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_trajectories_are_those_of_gradient_descent(shapes, team, dtype, rng):
+    networks = Networks(shapes, dtype, rng, weight_decay=0.02)
+    batch = networks.batch(np, team, steps=7)
+    active = np.arange(len(shapes))
+    # In pieces: what one launch leaves is where the next goes on, whichever way it sweeps.
+    for goal in (0, 1, 4, 7):
+        batch.advance(shim_launch(dtype), active, goal)
+        assert (batch.steps_taken() == goal).all()
+    networks.check(batch, 7)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("team", TEAMS[:2], ids=str)
+def test_momentum_and_weight_decay(team, nesterov, dtype, rng):
+    networks = Networks([(5, 9, 4, 3), (5, 3), (5, 6, 3)], dtype, rng, 0.05, 0.8, nesterov)
+    batch = networks.batch(np, team, steps=6)
+    for goal in (3, 6):
+        batch.advance(shim_launch(dtype), np.arange(3), goal)
+    networks.check(batch, 6)
+
+
+def test_networks_stop_by_themselves(rng):
+    networks = Networks([(5, 4, 3)] * 4, "float64", rng)
+    networks.rates = [1e-3, 1e6, 1e-3, 1e-3]
+    batch = networks.batch(np, kernels.Team(1, 8), steps=40, tolerance=0.9999)
+    # Not listed: neither evaluated nor moved.
+    batch.advance(shim_launch("float64"), np.array([1, 0, 3]), 40)
+    taken = batch.steps_taken()
+    assert taken[2] == -1
+    calm, wild = batch.recorded(0, taken[0]), batch.recorded(1, taken[1])
+    assert 0 < taken[0] < 40
+    assert calm[-1] <= 0.9999 * calm[0]
+    assert (calm[:-1] > 0.9999 * calm[0]).all()
+    assert not np.isfinite(wild[-1])
+    assert np.isfinite(wild[:-1]).all()
+    before = batch.weights.copy()
+    batch.advance(shim_launch("float64"), np.array([0, 1, 3]), 40)
+    np.testing.assert_array_equal(before, batch.weights)
+    np.testing.assert_array_equal(batch.steps_taken(), taken)
+
+
+def test_a_spent_budget_ends_a_launch_after_a_step(rng):
+    networks = Networks([(5, 4, 3)], "float64", rng)
+    batch = networks.batch(np, kernels.Team(1, 8), steps=5)
+    for step in range(5):
+        batch.advance(shim_launch("float64"), np.array([0]), 5, seconds=0)
+        assert batch.steps_taken() == [step + 1]
+
+
+@pytest.mark.parametrize("team", TEAMS[:2], ids=str)
+def test_gradients_from_outside(team, rng):
+    """Any objective: M comes out, a gradient goes in, one step is taken."""
+    networks = Networks([(5, 6, 4, 3)], "float64", rng)
+    batch = networks.batch(np, team, steps=3, external=True)
+    weights, rate = networks.weights[0], networks.rates[0]
+    rows = [w.shape[0] for w in weights]
+    batch.advance(shim_launch("float64"), np.array([0]), 0)
+    for step in range(3):
+        np.testing.assert_allclose(batch.end_to_end(0), naive.end_to_end(weights), rtol=1e-12)
+        G = rng.standard_normal((3, 5))
+        gradients = naive.backpropagation(weights, G)
+        weights = [w - rate / m * g for w, m, g in zip(weights, rows, gradients, strict=True)]
+        batch.put_gradient(0, G)
+        batch.advance(shim_launch("float64"), np.array([0]), step + 1)
+    for i, w in enumerate(weights):
+        np.testing.assert_allclose(batch.layer(0, i), w, rtol=1e-11, atol=1e-13)
+
+
+def test_repeated_runs_have_the_same_bits(rng):
+    networks = Networks([(5, 17, 9, 3), (5, 6, 3)], "float32", rng)
+    runs = []
+    for _ in range(2):
+        batch = networks.batch(np, kernels.Team(2, 9), steps=5)
+        batch.advance(shim_launch("float32"), np.arange(2), 5)
+        runs.append(batch)
+    np.testing.assert_array_equal(runs[0].weights, runs[1].weights)
+    np.testing.assert_array_equal(runs[0].losses, runs[1].losses)
+
+
+@pytest.mark.parametrize("team", [kernels.Team(1, 5), kernels.Team(2, 4)], ids=str)
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_no_two_threads_race(momentum, team, rng):
+    """ThreadSanitizer sees every barrier between blocks and between threads that is missing."""
+    networks = Networks([(5, 7, 3), (5, 3)], "float32", rng, 0.0, momentum)
+    batch = networks.batch(np, team, steps=3)
+    batch.advance(shim_launch("float32", sanitize="thread"), np.arange(2), 3)
+    networks.check(batch, 3)
+
+
+def test_padding_stays_zero(rng):
+    networks = Networks([(5, 17, 9, 3)], "float32", rng)
+    batch = networks.batch(np, kernels.Team(1, 12), steps=4)
+    batch.advance(shim_launch("float32"), np.arange(1), 4)
+    for i in range(3):
+        batch.layer(0, i)[:] = 0
+    assert not batch.weights.any()
+
+
+def test_a_team_too_small_is_refused(rng):
+    networks = Networks([(5, 30, 3)], "float64", rng)
+    with pytest.raises(ValueError, match="cannot carry 15 vectors"):
+        networks.batch(np, kernels.Team(1, 14), steps=1)
+
+
+def test_tolerances_are_those_of_rounding():
+    assert RTOL["float64"] < 1e-10 < RTOL["float32"] < 1e-3
