@@ -1,0 +1,106 @@
+"""The baseline's kernel bodies, run on the CPU, against naive training in float64."""
+
+import naive
+import numpy as np
+import pytest
+import shim
+from cuda_cases import RTOL
+
+from fastdln.kernels.cuda import plain
+
+SHAPES = [(1, 1), (7, 4), (3, 1, 1), (5, 17, 3), (40, 33, 9), (6, 5, 5, 5, 5, 2)]
+THREADS = 32
+
+
+def launch(dtype, sanitize=None):
+    run = shim.run if sanitize is None else shim.run_sanitized
+
+    def start(name, function, grid, threads, shared, arguments):
+        run(name, function, dtype, (), grid, threads, shared, arguments)
+
+    return start
+
+
+class Case:
+    """A random network and regression, and how it moves."""
+
+    def __init__(self, widths, dtype, rng, rule, kind):
+        self.widths, self.dtype, self.rule, self.kind = widths, dtype, rule, kind
+        self.weights = [
+            (rng.standard_normal((m, n)) / np.sqrt(m)).astype(dtype)
+            for n, m in zip(widths, widths[1:], strict=False)
+        ]
+        self.s = rng.uniform(0.5, 1.0, widths[0])
+        self.Y = rng.standard_normal((widths[-1], widths[0]))
+        self.rate = 0.03
+
+    def trained(self, steps, tolerance=0.0, start=None):
+        rows = np.array(self.widths[1:], dtype=np.float64)
+        power = 0.5 if self.kind == plain.ADAM else 1
+        decay, momentum = self.rule.weight_decay, getattr(self.rule, "momentum", 0.0)
+        pulls = np.full(len(rows), decay) if self.kind == plain.ADAM else decay * rows
+        moving = plain.Steps(
+            self.kind, getattr(self.rule, "nesterov", False), self.rate / rows**power, pulls,
+            np.sqrt(rows), 1 - self.rate * decay, momentum,
+        )  # fmt: skip
+        net = plain.Plain(
+            start or launch(self.dtype), np, self.widths, self.dtype, moving, steps, tolerance,
+            constant=0.5, threads=THREADS,
+        )  # fmt: skip
+        for i, w in enumerate(self.weights):
+            net.layer(i)[:] = w
+        scale = np.tile(self.s, (self.widths[-1], 1))
+        net.form_products()
+        net.evaluate(scale, self.Y)
+        for _ in range(steps):
+            net.update()
+            net.form_products()
+            net.evaluate(scale, self.Y)
+        return net
+
+    def check(self, net, steps):
+        losses, expected = naive.train(
+            self.weights, np.diag(self.s), self.Y, self.rate, steps, self.rule
+        )
+        rtol = RTOL[self.dtype]
+        np.testing.assert_allclose(net.losses, losses + 0.5, rtol=rtol)
+        for i, w in enumerate(expected):
+            np.testing.assert_allclose(net.layer(i), w, rtol=0, atol=rtol * (1 + np.abs(w).max()))
+
+
+RULES = {
+    "decay": (naive.Descent(weight_decay=0.1), plain.PLAIN),
+    "polyak": (naive.Descent(0.7, False, 0.05), plain.VELOCITY),
+    "nesterov": (naive.Descent(0.7, True, 0.05), plain.VELOCITY),
+    "adam": (naive.Adam(0.02), plain.ADAM),
+}
+
+
+@pytest.mark.parametrize("widths", SHAPES, ids=str)
+@pytest.mark.parametrize("rule", RULES)
+def test_trajectories(widths, rule, dtype, rng):
+    kind = RULES[rule][1]
+    fresh = type(RULES[rule][0])(
+        **{k: v for k, v in vars(RULES[rule][0]).items() if np.isscalar(v)}
+    )
+    case = Case(widths, dtype, rng, fresh, kind)
+    steps = 2 if len(widths) > 4 else 4
+    case.check(case.trained(steps), steps)
+
+
+def test_steps_queued_after_the_end_do_nothing(rng):
+    case = Case((5, 4, 3), "float64", rng, naive.Descent(), plain.PLAIN)
+    calm = case.trained(6, tolerance=0.999)
+    taken = int(calm.state[0])
+    assert 0 < taken < 6
+    assert calm.losses[taken] <= 0.999 * calm.losses[0]
+    assert np.isnan(calm.losses[taken + 1 :]).all()
+    case.rate = 1e8
+    wild = case.trained(8)
+    assert not wild.state[1]
+    assert not np.isfinite(wild.losses[wild.state[0]])
+
+
+def test_no_two_threads_race(rng):
+    case = Case((5, 4, 3), "float64", rng, naive.Descent(), plain.PLAIN)
+    case.check(case.trained(1, start=launch("float64", sanitize="thread")), 1)
