@@ -4,6 +4,7 @@ import naive
 import numpy as np
 import shim
 
+from fastdln.gpu import Card
 from fastdln.kernels.cuda import batch as kernels
 from fastdln.kernels.cuda.packing import Packing
 
@@ -74,3 +75,41 @@ class Networks:
                 got = batch.layer(i, j)
                 got = got if isinstance(got, np.ndarray) else got.get()
                 np.testing.assert_allclose(got, w, rtol=0, atol=rtol * (1 + np.abs(w).max()))
+
+
+class NoRoom(Exception):
+    """What the shim's card raises where an allocation does not fit."""
+
+
+class ShimLauncher:
+    """What `fastdln.gpu_launch.Launcher` is on a card, on the CPU."""
+
+    card = Card(0, "threads", 6, 232_448, 233_472)
+    xp = np
+
+    def __init__(self, dtype, free=1 << 30):
+        self.dtype, self.free, self.launches = np.dtype(dtype), free, 0
+
+    def __call__(self, name, function, grid, threads, shared, arguments):
+        threads = min(threads, 32)
+        shim.run(name, function, self.dtype.name, (), grid, threads, shared, arguments)
+
+    def sweep(self, constants, blocks, threads, shared, arguments):
+        assert shared <= self.card.shared_bytes
+        self.launches += 1
+        shim_launch(self.dtype.name)(constants, blocks, threads, shared, arguments)
+
+    def sweep_room(self, constants, threads, shared):
+        return self.card.multiprocessors
+
+    def free_bytes(self):
+        return self.free
+
+    def synchronize(self):
+        pass
+
+    def out_of_memory(self):
+        return NoRoom
+
+    def recorded(self, work):
+        return work
