@@ -16,6 +16,7 @@ def problem(rng):
 OPTIONS = {"width": 20, "depth": 3, "init": "gaussian", "steps": 8}
 
 
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")  # with JIT off
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_together_as_alone(problem, threads, dtype):
     rates = [1e-3, 1e-2, 1e30, 1e-3, None]

@@ -96,6 +96,7 @@ def test_weights_are_current_after_an_early_end(stopped, rng):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13)
 
 
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")  # with JIT off
 def test_divergence_stays_visible(rng):
     weights, target, rates = case((5, 17, 3), "float32", rng)
     sweeper = Sweeper(weights, target, rates * np.float32(1e30), 1, "float32", STEPS, team=1)
