@@ -19,6 +19,7 @@ _HOMES = {
     "Network": "network",
     "initialize": "initialization",
     "train": "training",
+    "train_many": "many",
     "TrainResult": "training",
     "haar_orthogonal": "haar",
     "HaarReflectors": "haar",

@@ -1,5 +1,6 @@
 """Gradient descent on one packed chain of layers, advanced in pieces by a team of threads."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,21 +9,22 @@ from typing import Any
 import numpy as np
 
 from fastdln.kernels.cpu.chain import suffix_products
-from fastdln.kernels.cpu.descent import descend
+from fastdln.kernels.cpu.descent import descend, descend_with_velocity
 from fastdln.kernels.cpu.layout import STRIDE, Layout, aligned_zeros
 from fastdln.kernels.cpu.team import new_meeting
 from fastdln.kernels.cpu.tiles import lanes
+from fastdln.kernels.cpu.zigzag import descend_zigzag, zigzag_buffers
 
 from . import parallel
+from .kernel_choice import Choice, choose
 from .plan import chain_layout
 from .regression import ReducedRegression
 from .rules import Moving, Rule
 
+log = logging.getLogger("fastdln")
+
 # Seconds between returns to Python: Ctrl-C and callbacks wait at most about this long.
 PIECE_SECONDS = 0.2
-# Multiply-adds per layer and thread below which a meeting of threads costs more than it saves:
-# measured on two cores, width 26 (9,000) lost a tenth, width 100 (112,000) gained a third.
-TEAM_WORK = 32_768
 
 Callback = Callable[[int, float], None]
 Schedule = Callable[[int], np.ndarray]
@@ -86,6 +88,8 @@ class Descent:
         Relative loss at or below which the run has converged.
     schedule : callable, optional
         From a step to the indices of its minibatch; None is full-batch.
+    kernel : {"auto", "two-pass", "zigzag"}
+        See `fastdln.kernel_choice`.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Descent:
         steps: int,
         tolerance: float,
         schedule: Schedule | None = None,
+        kernel: str = "auto",
     ):
         self.chain = Chain(layers, widths, dtype)
         order = slice(None, None, -1) if self.chain.mirrored else slice(None)
@@ -109,12 +114,17 @@ class Descent:
         self._tolerance = tolerance
         self.losses = np.empty(steps + 1)
         self.step = -1
+        self._fused = isinstance(objective, ReducedRegression) and not (schedule or rule.adam)
+        plain = self._fused and self._moving.plain
+        self.choice: Choice = choose(
+            self.chain.layout, parallel.threads(), kernel=kernel, plain=plain
+        )
 
     def run(self, callback: Callback | None = None) -> None:
         """Take all steps, or fewer where the loss converges or is no longer finite."""
-        team = team_size(self.chain.layout)
-        with ThreadPoolExecutor(team) as pool:
-            advance = self._choose_advance(pool, team)
+        log.debug("kernel: %s", self.choice.reason)
+        with ThreadPoolExecutor(self.choice.team) as pool:
+            advance = self._choose_advance(pool, self.choice.team)
             last, piece = self.losses.size - 1, 1
             advance(0)
             while self.step < last and not self.finished:
@@ -155,33 +165,46 @@ class Descent:
             results = [member.result() for member in members]
             return results[0]
 
-        fused = isinstance(self._objective, ReducedRegression) and self._schedule is None
-        if fused and not self._moving.adam:
-            arguments = self._regression_arguments()
-            return lambda goal: self._advance_regression(goal, together, arguments)
-        return lambda goal: self._advance_stepwise(goal, together)
-
-    def _regression_arguments(self) -> tuple[Any, ...]:
-        """Return scale and target (transposed where the chain is mirrored) and the constant."""
-        problem = self._objective
-        scale = np.broadcast_to(problem.scale, problem.target.shape)
-        turned = (a.T if self.chain.mirrored else a for a in (scale, problem.target))
-        return (*(np.ascontiguousarray(a) for a in turned), problem.constant)
+        if not self._fused:
+            return lambda goal: self._advance_stepwise(goal, together)
+        work = self._regression_work()
+        return lambda goal: self._advance_regression(goal, together, work)
 
     def _advance_regression(
-        self, goal: int, together: Callable[..., Any], arguments: tuple[Any, ...]
+        self, goal: int, together: Callable[..., Any], work: Callable[..., int]
     ) -> None:
-        chain, moving, floor = self.chain, self._moving, self.floor
+        start, floor = self.step, self.floor
+        geometry = _geometry(self.chain.layout)
+        self.step = together(lambda *member: work((start, goal), floor, (*geometry, *member)))
 
-        def work(*member: Any) -> int:
-            return descend(
-                chain.weights, chain.layout.layers, chain.products, chain.C, chain.D,
-                moving.velocity, moving.rates, moving.pulls, moving.decay, moving.momentum,
-                moving.rule.nesterov, *arguments, self.losses, self.step, goal, floor,
-                *_geometry(chain.layout), *member,
-            )  # fmt: skip
+    def _regression_work(self) -> Callable[..., int]:
+        """Return what takes a member of the team through many steps of a regression."""
+        chain, moving = self.chain, self._moving
+        arrays: tuple[Any, ...] = (
+            chain.weights, chain.layout.layers, chain.products, chain.C, chain.D
+        )  # fmt: skip
+        problem = (*self._scale_and_target(), self._objective.constant, self.losses)
+        if self.choice.kernel == "zigzag":
+            buffers = zigzag_buffers(chain.layout, self.choice.team)
+            arrays, last = (*arrays, *buffers, moving.rates, moving.decay), self.losses.size - 1
+            return lambda span, floor, member: descend_zigzag(
+                *arrays, *problem, *span, last, floor, *member
+            )
+        if moving.plain:
+            arrays = (*arrays, moving.rates, moving.decay)
+            return lambda span, floor, member: descend(*arrays, *problem, *span, floor, *member)
+        momentum = moving.momentum, moving.rule.nesterov
+        arrays = (*arrays, moving.velocity, moving.rates, moving.pulls, *momentum)
+        return lambda span, floor, member: descend_with_velocity(
+            *arrays, *problem, *span, floor, *member
+        )
 
-        self.step = together(work)
+    def _scale_and_target(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return S and T of the regression, transposed where the chain is mirrored."""
+        problem = self._objective
+        scale = np.broadcast_to(problem.scale, problem.target.shape)
+        S, T = (a.T if self.chain.mirrored else a for a in (scale, problem.target))
+        return np.ascontiguousarray(S), np.ascontiguousarray(T)
 
     def _advance_stepwise(self, goal: int, together: Callable[..., Any]) -> None:
         if self.step < 0:
@@ -220,9 +243,3 @@ class Descent:
 
 def _geometry(layout: Layout) -> tuple[int, int, int]:
     return layout.q, layout.q_padded, lanes(layout.dtype)
-
-
-def team_size(layout: Layout) -> int:
-    """Return how many threads share one network of this layout; the bits do not depend on it."""
-    work = layout.q_padded * layout.size / layout.depth
-    return max(1, min(parallel.threads(), int(work // TEAM_WORK)))

@@ -26,6 +26,8 @@ from . import check
 KERNELS = ("auto", "two-pass", "zigzag")
 # What zigzag may keep beside the weights where nobody asked for it, as a part of the weights.
 MOST_EXTRA = 0.1
+# The team for which kernels are compared.
+USUAL_TEAM = 2
 # A larger team must be faster by this factor: its model errs, and it takes a processor from others.
 TEAM_GAIN = 1.1
 
@@ -99,8 +101,9 @@ def choose(
     names = [kernel] if kernel != "auto" else ["two-pass"]
     if kernel == "auto" and plain and extra_memory(layout) <= MOST_EXTRA:
         names.append("zigzag")
-    best = min((_best_team(layout, name, threads, costs) for name in names), key=lambda b: b[0])
-    seconds, name, team = best
+    # For a fixed team: a run's bits depend on the kernel and must not depend on the threads.
+    name = min(names, key=lambda name: step_seconds(layout, name, USUAL_TEAM, costs))
+    seconds, name, team = _best_team(layout, name, threads, costs)
     return Choice(name, team, _reason(layout, kernel, name, team, seconds, costs))
 
 

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 
 from fastdln.kernels.cpu.layout import Layout, make_layout
+from fastdln.kernels.cpu.zigzag import zigzag_numbers
 
 from . import check
 from .closure import Irreducible, invariant_subspaces, rank_tolerance
 from .initialization import check_init, full_widths
+from .kernel_choice import MOST_EXTRA, extra_memory
 from .network import Network
 from .objective import check_objective, on_inputs
 from .rules import Rule
@@ -197,7 +199,10 @@ def chain_layout(widths: tuple[int, ...], dtype: np.dtype) -> Layout:
 def chain_bytes(layout: Layout, rule: Rule) -> int:
     """Return the bytes of weights, optimiser states and products while a chain is trained."""
     states = layout.size * (1 + rule.states) + layout.product_size
-    return (states + 2 * layout.q_padded * layout.widest) * layout.dtype.itemsize
+    size = states + 2 * layout.q_padded * layout.widest
+    if rule.states == 0 and extra_memory(layout) <= MOST_EXTRA:
+        size += zigzag_numbers(layout)
+    return size * layout.dtype.itemsize
 
 
 def flops(layout: Layout) -> float:

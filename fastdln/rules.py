@@ -50,9 +50,14 @@ class Rule:
             )
 
     @property
+    def adam(self) -> bool:
+        """Whether this is Adam."""
+        return self.optimizer == "adam"
+
+    @property
     def equivariant(self) -> bool:
         """Whether rotating the weights rotates the steps, on which every reduction rests."""
-        return self.optimizer != "adam"
+        return not self.adam
 
     @property
     def states(self) -> int:

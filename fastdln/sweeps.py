@@ -29,7 +29,7 @@ RULE_OPTIONS: dict[str, Any] = {
     "nesterov": False,
     "weight_decay": 0.0,
 }
-OPTIONS: dict[str, Any] = RULE_OPTIONS | {"batch_size": None, "gain": 1.0}
+OPTIONS: dict[str, Any] = RULE_OPTIONS | {"batch_size": None, "gain": 1.0, "kernel": "auto"}
 # What the attribute `learning_rate` of a dataset says where none was given.
 LARGEST = "largest of Theorem 4.1"
 
@@ -96,8 +96,8 @@ def sweep(
     workers : int, optional
         Networks trained at a time in this process; None means one a thread.
     **options
-        ``optimizer``, ``momentum``, ``nesterov``, ``weight_decay``, ``batch_size`` and ``gain``,
-        as in `fastdln.train`, the same for all networks.
+        ``optimizer``, ``momentum``, ``nesterov``, ``weight_decay``, ``batch_size``, ``gain``
+        and ``kernel``, as in `fastdln.train`, the same for all networks.
 
     Returns
     -------
@@ -267,6 +267,7 @@ class Setting:
 
 def _checked_options(problem: Objective, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return all options of `fastdln.train`, each checked at the door."""
+    from .kernel_choice import KERNELS
     from .rules import Rule
     from .training import minibatches
 
@@ -276,6 +277,7 @@ def _checked_options(problem: Objective, options: Mapping[str, Any]) -> dict[str
     chosen = OPTIONS | dict(options)
     Rule(**{name: chosen[name] for name in RULE_OPTIONS})
     minibatches(problem, chosen["batch_size"], key=0)
+    check.one_of("kernel", chosen["kernel"], KERNELS)
     chosen["gain"] = check.positive_number("gain", chosen["gain"])
     return chosen
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import check, memory, theory
 from .engine import Callback, Descent, Schedule
+from .kernel_choice import KERNELS
 from .lifting import LiftedWeights, layer_shapes, lift
 from .network import Network
 from .objective import Objective, on_inputs
@@ -88,6 +89,7 @@ def train(
     dtype: Any = None,
     device: str = "cpu",
     method: str = "auto",
+    kernel: str = "auto",
     network: Network | None = None,
     rank_tolerance: float | None = None,
     tolerance: float | None = None,
@@ -132,6 +134,9 @@ def train(
         and reduced runs agree to rounding, step by step; where the trajectory itself is
         unstable (narrow networks at the theorem's largest step), rounding differences grow
         along it as along any chaotic one.
+    kernel : {"auto", "two-pass", "zigzag"}
+        How weights are read and written; ``"auto"`` takes what a cost model expects to be
+        fastest (`fastdln.kernel_choice`), the same for any number of threads. Equal to rounding.
     network : Network, optional
         Train this network instead of drawing one; it is left as it is. ``"auto"`` and
         ``"reduced"`` look for its invariant subspaces (`fastdln.closure`).
@@ -158,6 +163,7 @@ def train(
         If the network does not fit in memory; names the bytes.
     """
     begun = time.perf_counter()
+    check.one_of("kernel", kernel, KERNELS)
     rule = Rule(optimizer, momentum, nesterov, weight_decay)
     device = check.device(device)
     steps = check.non_negative_integer("steps", steps)
@@ -193,7 +199,7 @@ def train(
     rows = np.array(chosen.full_widths[1:], dtype=np.float64)
     descent = Descent(
         start.layers, chosen.widths, chosen.dtype, rows, rate, rule, objective, steps, floor,
-        schedule,
+        schedule, kernel,
     )  # fmt: skip
     descent.run(callback)
     return TrainResult(

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .chain import dot_rows, finish_costate, row_blocks, strip4
-from .jit import kernel
+from .chain import ONE, ZERO, dot_rows, finish_costate, row_blocks, strip4
+from .jit import kernel, part
 from .layout import OFFSET, PRODUCT, STRIDE
 from .team import meet, share
 
@@ -40,10 +40,25 @@ def update_layers_with_adam(
             w = layers[layer, OFFSET] + 4 * block * stride
             b = layers[layer + 1, PRODUCT] + 4 * block
             vectors = stride // lane
-            dot_rows(C, 0, stride, weights, w, stride, D, 4 * block, above, q_padded, vectors)
+            dot_rows(C, ZERO, stride, weights, w, stride, D, 4 * block, above, q_padded, vectors)
             g = slope[: 4 * stride]
             g[:] = 0
-            strip4(products, b, 1, above, C, 0, stride, g, 0, stride, q_padded, lane, 0, vectors)
+            strip4(
+                products,
+                b,
+                ONE,
+                above,
+                C,
+                ZERO,
+                stride,
+                g,
+                ZERO,
+                stride,
+                q_padded,
+                lane,
+                ZERO,
+                vectors,
+            )
             here = slice(w, w + 4 * stride)
             _adapt(
                 weights[here], g, mean[here], square[here], rates[layer], scales[layer], pull,
@@ -64,10 +79,8 @@ def update_layers_with_adam(
     meet(meeting, team)
 
 
-@kernel
-def _adapt(
-    rows, g, mean, square, rate, scale, pull, beta1, beta2, epsilon, first, second
-):
+@part
+def _adapt(rows, g, mean, square, rate, scale, pull, beta1, beta2, epsilon, first, second):
     """One element-wise Adam step; padding has gradient 0 and stays 0."""
     for j in range(rows.size):
         slope = g[j] / scale + pull * scale * rows[j]

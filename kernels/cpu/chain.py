@@ -11,13 +11,15 @@ a layer, pass 2 by its rows. The same bits come out for any number of threads.
 
 import numpy as np
 
-from .jit import kernel
+from .jit import kernel, part
 from .layout import OFFSET, PRODUCT, ROWS, STRIDE
 from .team import meet, share
 from .tiles import WIDE, dot_tile, fetch, product_tile
 
 # Bytes of weights above which they are taken to come from memory rather than from cache.
 FAR = 24 * 2**20
+# Numba compiles a kernel anew for every literal that it is called with; for these it does not.
+ZERO, ONE, FOUR = np.intp(0), np.intp(1), np.intp(4)
 # Rows of a layer that one call adds to a product. From cache 128 beat 16 by a fifth to a third
 # (fewer calls); from memory 16, fetched one block ahead, beat no fetching by a third.
 NEAR_TERMS, FAR_TERMS = 128, 16
@@ -27,7 +29,7 @@ NEAR_TERMS, FAR_TERMS = 128, 16
 VISIT_BYTES, VISIT_ROWS = 2**18, 64
 
 
-@kernel
+@part
 def strip_rows(left):
     """Return how many of `left` (padded) rows the next strip takes: 5, 4, 2 or 1."""
     if left >= 5 and left % 4 != 0:
@@ -40,7 +42,7 @@ def strip_rows(left):
 def _panel(wide):
     """Return the kernel that adds a product to all rows of `wide` vectors."""
 
-    @kernel
+    @part
     def panel(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count):
         a = 0
         while a < rows:
@@ -83,7 +85,7 @@ def add_product(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, lane
         _panel1(X, x0, x_row, x_k, Y, y, y_k, out, o, o_row, rows, count)
 
 
-@kernel
+@part
 def add_product_fetching(
     X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, lane, begin, end
 ):
@@ -98,10 +100,10 @@ def add_product_fetching(
         v += wide
 
 
-@kernel
+@part
 def dot_rows(X, x0, x_row, Y, y0, y_row, out, o0, o_row, rows, count):
     """``out[a, r] = Σ_v X[a, v]·Y[r, v]`` for any (padded) `rows` and four rows r of Y."""
-    dot_blocks(X, x0, x_row, Y, y0, y_row, out, o0, o_row, rows, 4, count)
+    dot_blocks(X, x0, x_row, Y, y0, y_row, out, o0, o_row, rows, FOUR, count)
 
 
 @kernel
@@ -152,7 +154,7 @@ def suffix_products(weights, layers, products, q, q_padded, lane, rank, team, me
         meet(meeting, team)
 
 
-@kernel
+@part
 def _suffix_product(weights, layers, products, layer, q_padded, lane, rank, team):
     stride = layers[layer, STRIDE]
     begin, end = share(stride // lane, rank, team)
@@ -166,7 +168,7 @@ def _suffix_product(weights, layers, products, layer, q_padded, lane, rank, team
         )  # fmt: skip
 
 
-@kernel
+@part
 def add_layer_rows(weights, layers, products, layer, row, count, far, q_padded, lane, begin, end):
     """Add to ``B_l = B_{l+1} W_l`` the terms of `count` rows of the layer from `row` on."""
     stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
@@ -174,12 +176,12 @@ def add_layer_rows(weights, layers, products, layer, row, count, far, q_padded, 
     target = layers[layer, PRODUCT]
     if far:
         add_product_fetching(
-            products, b, above, 1, weights, w, stride, products, target, stride, q_padded, count,
+            products, b, above, ONE, weights, w, stride, products, target, stride, q_padded, count,
             lane, begin, end,
         )  # fmt: skip
     else:
         add_product(
-            products, b, above, 1, weights, w, stride, products, target, stride, q_padded, count,
+            products, b, above, ONE, weights, w, stride, products, target, stride, q_padded, count,
             lane, begin, end,
         )  # fmt: skip
 
@@ -224,20 +226,20 @@ def update_layers(
     meet(meeting, team)
 
 
-@kernel
+@part
 def row_blocks(layers, layer):
     """Return how many blocks of four rows a layer has."""
     return (layers[layer, ROWS] + 3) // 4
 
 
-@kernel
+@part
 def visit_rows(weights, layers, layer):
     """Return how many rows of a layer pass 2 visits at a time: a multiple of 4."""
     fitting = VISIT_BYTES // (layers[layer, STRIDE] * weights.itemsize)
     return max(4, min(VISIT_ROWS, fitting // 4 * 4))
 
 
-@kernel
+@part
 def finish_costate(layers, layer, D, rates, q, q_padded, begin, end):
     """Clear the next co-state's padding and rescale this member's columns to the next rate."""
     blocks, stride = row_blocks(layers, layer), layers[layer + 1, STRIDE]
@@ -248,30 +250,33 @@ def finish_costate(layers, layer, D, rates, q, q_padded, begin, end):
         _rescale(D, stride, q, 4 * begin, 4 * end, factor)
 
 
-@kernel
+@part
 def _visit(weights, layers, products, C, D, layer, row, rows, decay, q_padded, lane):
     """Form columns of the next C from some rows of a layer, then update those rows."""
     stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
     w = layers[layer, OFFSET] + row * stride
-    dot_blocks(C, 0, stride, weights, w, stride, D, row, above, q_padded, rows, stride // lane)
-    update_rows(weights, layers, products, C, 0, layer, row, rows, decay, q_padded, lane)
+    dot_blocks(C, ZERO, stride, weights, w, stride, D, row, above, q_padded, rows, stride // lane)
+    update_rows(weights, layers, products, C, ZERO, layer, row, rows, decay, q_padded, lane)
 
 
-@kernel
+@part
 def update_rows(weights, layers, products, C, c0, layer, row, rows, decay, q_padded, lane):
     """``W := decay·W + Bᵀ C`` on `rows` rows of a layer from `row` on, both multiples of 4."""
     stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
     w = layers[layer, OFFSET] + row * stride
     if decay != 1:
-        weights[w : w + rows * stride] *= decay
+        # A loop, not an array expression, which would take seconds to compile.
+        block = weights[w : w + rows * stride]
+        for j in range(block.size):
+            block[j] *= decay
     b = layers[layer + 1, PRODUCT] + row
     add_product(
-        products, b, 1, above, C, c0, stride, weights, w, stride, rows, q_padded, lane,
-        0, stride // lane,
+        products, b, ONE, above, C, c0, stride, weights, w, stride, rows, q_padded, lane,
+        ZERO, stride // lane,
     )  # fmt: skip
 
 
-@kernel
+@part
 def clear_vectors(matrix, start, stride, rows, lane, begin, end):
     """Zero vectors ``begin ≤ v < end`` of every row of a matrix that begins at `start`."""
     for a in range(rows):
@@ -279,14 +284,14 @@ def clear_vectors(matrix, start, stride, rows, lane, begin, end):
         matrix[row + begin * lane : row + end * lane] = 0
 
 
-@kernel
+@part
 def clear_columns(matrix, stride, rows, begin):
     """Zero the columns from `begin` on: buffers are shared by layers of different strides."""
     for a in range(rows):
         matrix[a * stride + begin : (a + 1) * stride] = 0
 
 
-@kernel
+@part
 def _rescale(D, stride, q, begin, end, factor):
     for a in range(q):
         row = D[a * stride + begin : a * stride + end]
@@ -294,7 +299,7 @@ def _rescale(D, stride, q, begin, end, factor):
             row[j] *= factor
 
 
-@kernel
+@part
 def strip4(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count, lane, begin, end):
     """Add a product to four rows of vectors ``begin ≤ v < end``."""
-    add_product(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, 4, count, lane, begin, end)
+    add_product(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, FOUR, count, lane, begin, end)

@@ -5,15 +5,13 @@ import math
 import numpy as np
 
 from .chain import clear_columns, suffix_products, update_layers
-from .jit import exact_kernel, kernel
+from .jit import kernel, part
 from .layout import PRODUCT, STRIDE
 from .team import meet
 from .velocity import update_layers_with_velocity
 
 
-# Exact: with sums free to be reordered the compiler's run-time checks on where the buffers lie
-# chose between two orders, and the last bit of the loss changed from run to run.
-@exact_kernel
+@kernel
 def residual(products, layers, scale, target, C, factor, q, q_padded):
     """Return ``½‖M∘S − T‖²`` in float64 and leave ``−factor·(M∘S − T)∘S`` in C.
 
@@ -33,22 +31,19 @@ def residual(products, layers, scale, target, C, factor, q, q_padded):
     return 0.5 * total
 
 
-@kernel
+@part
 def _evaluate(weights, layers, products, C, factor, scale, target, constant, losses, t,
               q, q_padded, lane, rank, team, meeting):  # fmt: skip
     """Fill ``losses[t]`` and leave ``−factor·G`` in C."""
     suffix_products(weights, layers, products, q, q_padded, lane, rank, team, meeting)
     if rank == 0:
-        losses[t] = constant + residual(
-            products, layers, scale, target, C, factor, q, q_padded
-        )
+        losses[t] = constant + residual(products, layers, scale, target, C, factor, q, q_padded)
     meet(meeting, team)
 
 
 @kernel
-def descend(weights, layers, products, C, D, velocity, rates, pulls, decay, momentum, nesterov,
-            scale, target, constant, losses, start, stop, floor, q, q_padded, lane,
-            rank, team, meeting):  # fmt: skip
+def descend(weights, layers, products, C, D, rates, decay, scale, target, constant, losses,
+            start, stop, floor, q, q_padded, lane, rank, team, meeting):  # fmt: skip
     """Advance from step `start` to `stop`; return the last step whose loss is known.
 
     Every member of the team calls this with its own rank. ``start = -1`` evaluates the loss
@@ -59,14 +54,10 @@ def descend(weights, layers, products, C, D, velocity, rates, pulls, decay, mome
     weights, products, C, D : ndarray
         The network, its products and two co-state buffers, as laid out by `Layout`; C carries
         the gradient from one call to the next.
-    velocity : ndarray
-        Empty for plain gradient descent, else laid out as the weights.
-    rates, pulls : ndarray, shape (depth,)
-        Step size and, with a velocity, weight decay of every layer.
+    rates : ndarray, shape (depth,)
+        Step size of every layer.
     decay : float
-        Without a velocity, what weight decay leaves of the weights in one step.
-    momentum, nesterov
-        See `update_layers_with_velocity`.
+        What weight decay leaves of the weights in one step.
     scale, target : ndarray of float64, shape (q, n)
         The reduced regression, transposed where the chain is mirrored.
     constant : float
@@ -74,23 +65,36 @@ def descend(weights, layers, products, C, D, velocity, rates, pulls, decay, mome
     losses : ndarray of float64
         Written at every step taken.
     """
-    plain = velocity.size == 0
-    factor = np.float64(rates[0]) if plain else -1.0
-    t = start
-    if t < 0:
-        t = 0
-        _evaluate(weights, layers, products, C, factor, scale, target, constant, losses, t,
-                  q, q_padded, lane, rank, team, meeting)  # fmt: skip
-    while t < stop and math.isfinite(losses[t]) and losses[t] > floor:
-        if plain:
+    t, factor = start, np.float64(rates[0])
+    while t < 0 or (t < stop and math.isfinite(losses[t]) and losses[t] > floor):
+        if t >= 0:
             update_layers(weights, layers, products, C, D, rates, decay, q, q_padded, lane,
                           rank, team, meeting)  # fmt: skip
-        else:
+        t += 1
+        _evaluate(weights, layers, products, C, factor, scale, target, constant, losses, t,
+                  q, q_padded, lane, rank, team, meeting)  # fmt: skip
+    return t
+
+
+@kernel
+def descend_with_velocity(weights, layers, products, C, D, velocity, rates, pulls, momentum,
+                          nesterov, scale, target, constant, losses, start, stop, floor,
+                          q, q_padded, lane, rank, team, meeting):  # fmt: skip
+    """Advance as `descend` does, by momentum.
+
+    Parameters
+    ----------
+    velocity, pulls, momentum, nesterov
+        See `velocity.update_layers_with_velocity`; all others as for `descend`.
+    """
+    t = start
+    while t < 0 or (t < stop and math.isfinite(losses[t]) and losses[t] > floor):
+        if t >= 0:
             update_layers_with_velocity(
                 weights, layers, products, C, D, velocity, rates, pulls, momentum, nesterov,
                 q, q_padded, lane, rank, team, meeting,
             )  # fmt: skip
         t += 1
-        _evaluate(weights, layers, products, C, factor, scale, target, constant, losses, t,
+        _evaluate(weights, layers, products, C, -1.0, scale, target, constant, losses, t,
                   q, q_padded, lane, rank, team, meeting)  # fmt: skip
     return t

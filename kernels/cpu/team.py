@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .jit import kernel
+from .jit import part
 
 # A waiting thread spins this often (some tens of µs) before it offers its processor to others:
 # on a shared machine the member it waits for may be the one that needs it.
@@ -65,7 +65,7 @@ else:
     )
 
 
-@kernel
+@part
 def meet(meeting, team):
     """Wait until all `team` members have called this equally often."""
     if team == 1:
@@ -79,7 +79,7 @@ def meet(meeting, team):
             give_way()
 
 
-@kernel
+@part
 def share(total, rank, team):
     """Return the half-open range of `total` pieces that member `rank` does."""
     return total * rank // team, total * (rank + 1) // team

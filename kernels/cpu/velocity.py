@@ -7,8 +7,8 @@ Four rows of a layer and of its velocity are visited at a time, while they are i
 
 import numpy as np
 
-from .chain import dot_rows, finish_costate, row_blocks, strip4
-from .jit import kernel
+from .chain import ONE, ZERO, dot_rows, finish_costate, row_blocks, strip4
+from .jit import kernel, part
 from .layout import OFFSET, PRODUCT, STRIDE
 from .team import meet, share
 
@@ -41,12 +41,25 @@ def update_layers_with_velocity(
             w = layers[layer, OFFSET] + 4 * block * stride
             b = layers[layer + 1, PRODUCT] + 4 * block
             vectors = stride // lane
-            dot_rows(C, 0, stride, weights, w, stride, D, 4 * block, above, q_padded, vectors)
+            dot_rows(C, ZERO, stride, weights, w, stride, D, 4 * block, above, q_padded, vectors)
             rows = weights[w : w + 4 * stride]
             speed = velocity[w : w + 4 * stride]
             _coast(rows, speed, rates[layer], pulls[layer], momentum, nesterov)
             strip4(
-                products, b, 1, above, C, 0, stride, velocity, w, stride, q_padded, lane, 0, vectors
+                products,
+                b,
+                ONE,
+                above,
+                C,
+                ZERO,
+                stride,
+                velocity,
+                w,
+                stride,
+                q_padded,
+                lane,
+                ZERO,
+                vectors,
             )
             _move(rows, speed, rates[layer], momentum, nesterov)
         finish_costate(layers, layer, D, ones, q, q_padded, begin, end)
@@ -65,7 +78,7 @@ def update_layers_with_velocity(
     meet(meeting, team)
 
 
-@kernel
+@part
 def _coast(rows, speed, rate, pull, momentum, nesterov):
     """``v := μ v + λ w``; Nesterov's step also takes back ``η μ v`` of the old velocity."""
     for j in range(rows.size):
@@ -75,7 +88,7 @@ def _coast(rows, speed, rate, pull, momentum, nesterov):
             rows[j] = w + rate * momentum * v
 
 
-@kernel
+@part
 def _move(rows, speed, rate, momentum, nesterov):
     """``w −= η v``, or Nesterov's ``w −= η (1 + μ) v``."""
     factor = rate * (1 + momentum) if nesterov else rate

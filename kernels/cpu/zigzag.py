@@ -22,6 +22,8 @@ from .chain import (
     FAR,
     FAR_TERMS,
     NEAR_TERMS,
+    ONE,
+    ZERO,
     add_layer_rows,
     add_product,
     clear_vectors,
@@ -33,37 +35,39 @@ from .chain import (
     visit_rows,
 )
 from .descent import residual
-from .jit import kernel
+from .jit import kernel, part
 from .layout import OFFSET, PRODUCT, ROWS, STRIDE, Layout, aligned_zeros
 from .team import meet, share
 
 
-@kernel
+@part
 def _prefix_offset(layers, layer, q_padded, d_padded):
     """Return where the prefix product below a layer starts: slots in the order of the products."""
     return layers[layer, PRODUCT] // q_padded * d_padded
 
 
-@kernel
+@part
 def _costate(layers, layer, G, prefixes, costates, rates, d, d_padded, q_padded, lane, begin, end):
     """``C_l = G A_lᵀ`` on vectors ``begin ≤ v < end``, with this layer's −η_l in it."""
     stride, c = layers[layer, STRIDE], layers[layer, PRODUCT]
     a = _prefix_offset(layers, layer, q_padded, d_padded)
     clear_vectors(costates, c, stride, q_padded, lane, begin, end)
     add_product(
-        G, 0, layers[0, STRIDE], 1, prefixes, a, stride, costates, c, stride, q_padded, d, lane,
-        begin, end,
+        G, ZERO, layers[0, STRIDE], ONE, prefixes, a, stride, costates, c, stride, q_padded, d,
+        lane, begin, end,
     )  # fmt: skip
     if rates[layer] != rates[0]:
         factor = rates[layer] / rates[0]
         _scale(costates, c, stride, q_padded, lane, begin, end, factor)
 
 
-@kernel
+@part
 def _scale(matrix, start, stride, rows, lane, begin, end, factor):
     for a in range(rows):
         row = start + a * stride
-        matrix[row + begin * lane : row + end * lane] *= factor
+        part_of_row = matrix[row + begin * lane : row + end * lane]
+        for j in range(part_of_row.size):
+            part_of_row[j] *= factor
 
 
 @kernel
@@ -98,7 +102,7 @@ def sweep_down(
         meet(meeting, team)
 
 
-@kernel
+@part
 def _down(
     weights, layers, products, before, costates, prefixes, gram, G, rates, decay, layer,
     d, d_padded, q, q_padded, lane, rank, team,
@@ -125,7 +129,7 @@ def _down(
     if decay != 1:
         _scale(products, target, stride, q_padded, lane, begin, end, decay)
     add_product(
-        gram, g, wide, 1, costates, target, stride, products, target, stride, q_padded, q, lane,
+        gram, g, wide, ONE, costates, target, stride, products, target, stride, q_padded, q, lane,
         begin, end,
     )  # fmt: skip
 
@@ -167,7 +171,7 @@ def sweep_up(
         )  # fmt: skip
 
 
-@kernel
+@part
 def _up(
     weights, layers, products, before, costates, prefixes, C, D, layer, row, rows,
     decay, owing, d_padded, q_padded, lane,
@@ -178,8 +182,8 @@ def _up(
     if owing:
         c = layers[layer, PRODUCT]
         update_rows(weights, layers, before, costates, c, layer, row, rows, decay, q_padded, lane)
-    dot_blocks(C, 0, stride, weights, w, stride, D, row, above, q_padded, rows, vectors)
-    update_rows(weights, layers, products, C, 0, layer, row, rows, decay, q_padded, lane)
+    dot_blocks(C, ZERO, stride, weights, w, stride, D, row, above, q_padded, rows, vectors)
+    update_rows(weights, layers, products, C, ZERO, layer, row, rows, decay, q_padded, lane)
     here = _prefix_offset(layers, layer, q_padded, d_padded)
     there = _prefix_offset(layers, layer + 1, q_padded, d_padded)
     dot_blocks(
@@ -256,7 +260,7 @@ def descend_zigzag(
     return t
 
 
-@kernel
+@part
 def _residual(products, layers, scale, target, C, rates, constant, losses, t, q, q_padded,
               rank, team, meeting):  # fmt: skip
     if rank == 0:
