@@ -1,5 +1,6 @@
 """Gradient descent on one packed chain of layers, advanced in pieces by a team of threads."""
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -25,6 +26,10 @@ log = logging.getLogger("fastdln")
 
 # Seconds between returns to Python: Ctrl-C and callbacks wait at most about this long.
 PIECE_SECONDS = 0.2
+# Every so manieth piece goes to the team that was slower, and is that much shorter.
+TRY_AGAIN = 16
+# Length of a piece by which a team can be judged: starting its threads takes some 0.1 ms.
+TRIAL_SECONDS = 0.01
 
 Callback = Callable[[int, float], None]
 Schedule = Callable[[int], np.ndarray]
@@ -123,18 +128,17 @@ class Descent:
     def run(self, callback: Callback | None = None) -> None:
         """Take all steps, or fewer where the loss converges or is no longer finite."""
         log.debug("kernel: %s", self.choice.reason)
+        pace, last = Pace(self.choice.team), self.losses.size - 1
         with ThreadPoolExecutor(self.choice.team) as pool:
-            advance = self._choose_advance(pool, self.choice.team)
-            last, piece = self.losses.size - 1, 1
-            advance(0)
+            advance = self._choose_advance()
+            advance(0, functools.partial(together, pool, 1))
             while self.step < last and not self.finished:
-                goal = min(self.step + piece, last)
-                begun = time.perf_counter()
-                advance(goal)
-                seconds = time.perf_counter() - begun
+                team, steps = pace.following()
+                first, begun = self.step, time.perf_counter()
+                advance(min(first + steps, last), functools.partial(together, pool, team))
+                pace.note(team, self.step - first, time.perf_counter() - begun)
                 if callback is not None:
                     callback(self.step, float(self.losses[self.step]))
-                piece = max(1, min(int(piece * PIECE_SECONDS / max(seconds, 1e-9)), 4 * piece))
 
     @property
     def floor(self) -> float:
@@ -154,21 +158,12 @@ class Descent:
             return "diverged"
         return "converged" if loss <= self.floor else "completed"
 
-    def _choose_advance(self, pool: ThreadPoolExecutor, team: int) -> Callable[[int], None]:
+    def _choose_advance(self) -> Callable[[int, Callable[..., Any]], None]:
         """Return what advances to a step: one kernel for many steps where there is one."""
-
-        def together(work: Callable[..., Any]) -> Any:
-            meeting = new_meeting()
-            if team == 1:
-                return work(0, 1, meeting)
-            members = [pool.submit(work, rank, team, meeting) for rank in range(team)]
-            results = [member.result() for member in members]
-            return results[0]
-
         if not self._fused:
-            return lambda goal: self._advance_stepwise(goal, together)
+            return self._advance_stepwise
         work = self._regression_work()
-        return lambda goal: self._advance_regression(goal, together, work)
+        return lambda goal, together: self._advance_regression(goal, together, work)
 
     def _advance_regression(
         self, goal: int, together: Callable[..., Any], work: Callable[..., int]
@@ -239,6 +234,48 @@ class Descent:
                 G = self._objective.batch_gradient(M, self._schedule(self.step))
             factor = -float(self._moving.rates[0]) if self._moving.plain else 1.0
             chain.put_gradient(G, factor)
+
+
+def together(pool: ThreadPoolExecutor, team: int, work: Callable[..., Any]) -> Any:
+    """Let every member of a team do its part of `work`; return what the first returns."""
+    meeting = new_meeting()
+    if team == 1:
+        return work(0, 1, meeting)
+    members = [pool.submit(work, rank, team, meeting) for rank in range(team)]
+    results = [member.result() for member in members]
+    return results[0]
+
+
+class Pace:
+    """How many steps to take before looking up, and by how many threads.
+
+    On a machine with other work a team waits for its slowest member and can be many times slower
+    than one thread. The bits do not depend on the team, so both are timed on growing pieces, the
+    faster goes on, and the slower is tried again now and then with a short piece.
+    """
+
+    def __init__(self, team: int):
+        self._teams = (team, 1) if team > 1 else (1,)
+        self._seconds: dict[int, float] = {}  # a step, by team
+        self._trial = 1  # steps of a piece while both are tried in turns; 0 afterwards
+        self._pieces = 0
+
+    def following(self) -> tuple[int, int]:
+        """Return the team of the next piece, and its steps."""
+        self._pieces += 1
+        if self._trial:
+            return self._teams[self._pieces % len(self._teams)], self._trial
+        again = self._pieces % TRY_AGAIN == 0
+        team = (max if again else min)(self._teams, key=lambda team: self._seconds[team])
+        length = PIECE_SECONDS / TRY_AGAIN if again else PIECE_SECONDS
+        return team, max(1, int(length / self._seconds[team]))
+
+    def note(self, team: int, steps: int, seconds: float) -> None:
+        """Remember how long a piece took."""
+        self._seconds[team] = max(seconds, 1e-9) / max(steps, 1)
+        if self._trial and self._pieces % len(self._teams) == 0:
+            enough = self._trial * min(self._seconds.values()) > TRIAL_SECONDS
+            self._trial = 0 if enough else 4 * self._trial
 
 
 def _geometry(layout: Layout) -> tuple[int, int, int]:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastdln.kernels.cpu.restrict import restrict
+
 from .initialization import (
     balanced_factors,
     draw_layers,
@@ -40,14 +42,14 @@ def start_dense(layers: Iterator[np.ndarray], basis: np.ndarray) -> Start:
     With U the `basis`, ``Ŵ_1 U`` is all of the first layer that training moves.
     """
     first = next(layers)
-    restricted = first @ basis
+    restricted = restrict(first, basis)
 
     def trained_layers() -> Iterator[np.ndarray]:
         yield restricted
         yield from layers
 
     def origins(index: int) -> Origin | None:
-        return Origin(first, first @ basis, None, basis) if index == 0 else None
+        return Origin(first, restricted, None, basis) if index == 0 else None
 
     return Start(trained_layers(), origins)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import fastdln
-from fastdln import parallel, theory
+from fastdln import engine, parallel, theory
 
 # d_x, d_y, n, rank, hidden widths: X rank-deficient, n > d_x, d_y > d, d_y = 1, depth 1 and 2,
 # width < d_y, width 1, primes, rectangular hidden layers.
@@ -100,6 +100,35 @@ def test_the_bits_do_not_depend_on_the_threads(init):
         np.testing.assert_array_equal(run.loss, runs[0].loss)
         for a, b in zip(run.network.weights, runs[0].network.weights, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def simulated(pace, seconds_per_step, pieces):
+    """Return the team and steps of every piece on a machine with these speeds."""
+    taken = []
+    for _ in range(pieces):
+        team, steps = pace.following()
+        pace.note(team, steps, 1e-4 + steps * seconds_per_step[team])
+        taken.append((team, steps))
+    return taken
+
+
+@pytest.mark.parametrize("fast", [1, 2])
+def test_the_faster_team_takes_nearly_all_steps(fast):
+    slow = 3 - fast
+    taken = simulated(engine.Pace(2), {fast: 1e-5, slow: 5e-5}, 200)
+    steps = {team: sum(n for t, n in taken if t == team) for team in (1, 2)}
+    assert steps[fast] > 50 * steps[slow]
+    assert max(n for _, n in taken) * 1e-5 < 0.25
+
+
+def test_a_team_that_becomes_faster_is_found():
+    pace = engine.Pace(2)
+    assert simulated(pace, {1: 1e-5, 2: 5e-5}, 40)[-1][0] == 1
+    assert simulated(pace, {1: 1e-5, 2: 5e-6}, 40)[-1][0] == 2
+
+
+def test_one_thread_needs_no_choice():
+    assert {team for team, _ in simulated(engine.Pace(1), {1: 1e-3}, 50)} == {1}
 
 
 def test_the_loss_holds_the_constant_of_the_data_reduction(rng):
