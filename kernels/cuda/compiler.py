@@ -63,7 +63,7 @@ def compile_source(
             raise RuntimeError(
                 f"compiling {name}.cu for sm_{architecture}: {error}\n{log}"
             ) from error
-        return Compiled(nvrtc.getCUBIN(program), nvrtc.getProgramLog(program))
+        return Compiled(nvrtc.getCUBIN(program), nvrtc.getProgramLog(program).strip("\0"))
     finally:
         nvrtc.destroyProgram(program)
 

@@ -1,6 +1,7 @@
 """Training as `fastdln.train` will call it, its kernels run on the CPU, against the CPU engine."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,6 +184,36 @@ def test_a_batch_is_cut_to_the_memory_that_is_free(rng):
     assert sorted(found) == list(range(6))
     with pytest.raises(MemoryError, match="but 100 bytes"):
         list(gpu_batch.train_many(ShimLauncher("float64", 100), work, Rule(), objective, 2, 0.0))
+
+
+def test_the_benchmark_times_real_steps(rng, monkeypatch):
+    """Ours advances; and the peers' hand-written step is a step of gradient descent."""
+    import naive
+
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2]))
+    from benchmarks import gpu as benchmark
+
+    monkeypatch.setattr(benchmark, "D", 5)
+    monkeypatch.setattr(benchmark, "Q", 3)
+    ours = benchmark.Ours(ShimLauncher("float32"), 2, 6, 3)
+    ours.step(2)
+    assert (ours.batch.steps_taken() == 2).all()
+    assert np.isfinite(ours.batch.recorded(1, 2)).all()
+    weights = [w.astype(np.float64) for w in benchmark.host_layers(2, 6, 4)]
+    before = [w.copy() for w in weights]
+
+    def subtract(w, B, C):
+        w -= C if B is None else B.transpose(0, 2, 1) @ C
+
+    p = benchmark.problem()
+    benchmark.two_pass(
+        weights, np.matmul, lambda w: w.transpose(0, 2, 1), subtract, p.scale, p.target
+    )
+    for i in range(2):
+        layers = [w[i] for w in before]
+        _, G = p.evaluate(naive.end_to_end(layers))
+        for w, v, g in zip(layers, weights, naive.backpropagation(layers, G), strict=True):
+            np.testing.assert_allclose(v[i], w - g, rtol=1e-10, atol=1e-12)
 
 
 def test_adam_is_not_trained_in_batches(rng):

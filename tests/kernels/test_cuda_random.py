@@ -40,11 +40,8 @@ def test_rows_are_streams_or_follow_each_other(dtype):
     np.testing.assert_array_equal(out, expected)
     padded = np.zeros((5, 8), dtype)
     rows = padded[:, :7]
-    # The argument is the address of the first number; the rest is in the stride.
-    normals.fill_normals(
-        lambda *a: shim_launch(dtype)(*a[:-1], (*a[-1][:3], padded, *a[-1][4:])),
-        KEY, STREAM, rows, stream_step=0, step=7, scale=0.5,
-    )  # fmt: skip
+    launch = shim_launch(dtype)
+    normals.fill_normals(launch, KEY, STREAM, rows, stream_step=0, step=7, scale=0.5)
     expected = random.standard_normal(KEY, STREAM, (5, 7), dtype) * np.dtype(dtype).type(0.5)
     np.testing.assert_array_equal(rows, expected)
     assert not padded[:, 7].any()

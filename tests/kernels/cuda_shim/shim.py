@@ -54,7 +54,8 @@ def arguments(values):
     held = []
     for value in values:
         if isinstance(value, np.ndarray):
-            assert value.flags.c_contiguous
+            # Kernels get an address; rows may lie apart.
+            assert value.size == 0 or value.strides[-1] == value.itemsize or value.shape[-1] == 1
             value = ctypes.c_void_p(value.ctypes.data)
         else:
             value = np.ctypeslib.as_ctypes(np.array(value))

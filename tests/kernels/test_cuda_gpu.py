@@ -1,0 +1,206 @@
+"""Refusals without a card; and on a card, everything against the CPU."""
+
+import sys
+import types
+
+import naive
+import numpy as np
+import pytest
+from cuda_cases import Networks
+
+import fastdln
+from fastdln import engine, gpu, gpu_batch, gpu_chain, gpu_descent, haar, random
+from fastdln.kernels.cuda.batch import Team
+from fastdln.rules import Rule
+
+needs_card = pytest.mark.skipif(
+    not gpu.available(), reason="no GPU that CuPy can use: see fastdln.gpu.require_gpu()"
+)
+
+
+def fake(driver=13020, toolkit=13020, cards=1, major=9):
+    """Return a stand-in for CuPy on a machine with these versions and cards."""
+    properties = {
+        "name": b"Card", "major": major, "minor": 0, "multiProcessorCount": 132,
+        "sharedMemPerBlockOptin": 232_448, "sharedMemPerMultiprocessor": 233_472,
+    }  # fmt: skip
+    runtime = types.SimpleNamespace(
+        driverGetVersion=lambda: driver,
+        runtimeGetVersion=lambda: toolkit,
+        getDeviceCount=lambda: cards,
+        getDeviceProperties=lambda i: properties,
+        CUDARuntimeError=OSError,
+    )
+    return types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime))
+
+
+@pytest.mark.parametrize(
+    ("machine", "device", "kind", "message"),
+    [
+        (None, "gpu", ImportError, r"needs CuPy, which is not installed: pip install 'fastdln\["),
+        (fake(driver=0), "gpu", RuntimeError, "needs an NVIDIA driver, and none is loaded"),
+        (fake(driver=12080), "gpu", RuntimeError, r"for CUDA 12\.8, .* for CUDA 13\.2; .*cuda12"),
+        (fake(cards=0), "gpu", RuntimeError, "finds no card"),
+        (fake(), "gpu:7", ValueError, "this machine has 'gpu:0'"),
+        (fake(cards=4), "gpu:4", ValueError, "'gpu:0' to 'gpu:3'"),
+        (fake(major=7), "gpu", RuntimeError, r"compute capability 7\.0; 8\.0 or later"),
+        (fake(), "gpu:x", ValueError, "'gpu' or 'gpu:N'"),
+        (fake(), "gpu:-1", ValueError, "'gpu' or 'gpu:N'"),
+        (fake(), 0, ValueError, "'gpu' or 'gpu:N'"),
+    ],
+)
+def test_refusals_say_what_to_do(machine, device, kind, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", machine)
+    with pytest.raises(kind, match=message):
+        gpu.require_gpu(device)
+
+
+def test_a_card_is_found(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", fake(cards=2))
+    card = gpu.require_gpu("gpu:1")
+    assert (str(card), card.name, card.multiprocessors) == ("gpu:1", "Card", 132)
+    assert gpu.available()
+
+
+@pytest.fixture(scope="module")
+def card():
+    return gpu.require_gpu("gpu")
+
+
+@pytest.fixture
+def launcher(card, dtype):
+    from fastdln.gpu_launch import Launcher
+
+    with gpu.on_card(card):
+        yield Launcher(card, dtype)
+
+
+@needs_card
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+@pytest.mark.parametrize("team", [Team(1, 32), Team(1, 96), Team(3, 64)], ids=str)
+@pytest.mark.parametrize(
+    "shapes",
+    [[(5, 3)], [(16, 26, 26, 26, 10)] * 3, [(16, 67, 101, 10), (16, 10)], [(2, 60, 1, 33, 9)]],
+    ids=str,
+)
+def test_sweeps_on_the_card(shapes, team, momentum, launcher, dtype, rng):
+    networks = Networks(shapes, dtype, rng, 0.02, momentum, momentum > 0)
+    batch = networks.batch(launcher.xp, team, steps=9)
+    for goal in (0, 4, 9):
+        batch.advance(launcher.sweep, np.arange(len(shapes)), goal)
+    networks.check(batch, 9)
+
+
+@needs_card
+@pytest.mark.parametrize("kind", ["sweep", "plain"])
+@pytest.mark.parametrize(("width", "depth"), [(26, 40), (100, 12), (300, 5), (1000, 3)])
+def test_training_on_the_card_is_training_on_the_cpu(width, depth, kind, card, dtype):
+    if kind == "sweep" and width * np.dtype(dtype).itemsize > 4000:
+        pytest.skip("products of this width and dtype do not fit a block's shared memory")
+    problem = fastdln.paper_regression().reduced
+    widths = (16, *[width] * (depth - 1), 10)
+    rng = np.random.default_rng(0)
+    pairs = zip(widths, widths[1:], strict=False)
+    layers = [rng.standard_normal((m, n)) / np.sqrt(m) for n, m in pairs]
+    rows = np.array(widths[1:], dtype=np.float64)
+    rate = fastdln.theory.learning_rate(fastdln.paper_regression(), depth) / 4
+    common = widths, np.dtype(dtype), rows, rate, Rule(), problem, 12, 0.0
+    theirs = engine.Descent(layers, *common)
+    theirs.run()
+    runs = [gpu_descent.Descent(layers, *common, card=card, engine=kind) for _ in range(2)]
+    for ours in runs:
+        ours.run()
+    rtol = {"float32": 1e-3, "float64": 1e-9}[dtype]
+    np.testing.assert_allclose(runs[0].losses, theirs.losses, rtol=rtol)
+    # Bit-identical repeats.
+    np.testing.assert_array_equal(runs[0].losses, runs[1].losses)
+    for i in range(depth):
+        np.testing.assert_array_equal(runs[0].layer(i), runs[1].layer(i))
+        np.testing.assert_allclose(runs[0].layer(i), theirs.chain.layer(i), atol=rtol)
+
+
+@needs_card
+def test_subnormals_are_not_flushed(card):
+    """A product that passes through 2⁻¹⁴⁰ comes back where flushing would leave zero."""
+    tiny, huge = np.float32(2.0**-70), np.float32(2.0**70)
+    layers = [np.full((1, 1), x, "float32") for x in (tiny, tiny, huge, huge)]
+    # Sweeps multiply the inputs' end first, the baseline the outputs' end.
+    for turned, kind in ((layers, "sweep"), (layers[::-1], "plain")):
+        descent = gpu_descent.Descent(
+            turned, (1, 1, 1, 1, 1), np.dtype("float32"), np.ones(4), 1e-30, Rule(),
+            fastdln.Regression([[1.0]], [[0.0]]).reduced, 0, 0.0, card=card, engine=kind,
+        )  # fmt: skip
+        descent.run()
+        assert descent.losses[0] == 0.5
+
+
+@needs_card
+def test_many_networks(launcher, dtype):
+    objective = fastdln.paper_regression().reduced
+    rng, jobs = np.random.default_rng(1), []
+    for depth in [2, 30, 7] * 20:
+        widths = (16, *[26] * (depth - 1), 10)
+        pairs = zip(widths, widths[1:], strict=False)
+        layers = [rng.standard_normal((m, n)) / np.sqrt(m) for n, m in pairs]
+        jobs.append(
+            gpu_batch.Job(widths, np.array(widths[1:], float), 1e-6, lambda layers=layers: layers)
+        )
+    found = list(gpu_batch.train_many(launcher, jobs, Rule(), objective, 20, 0.0))
+    assert sorted(o.index for o in found) == list(range(60))
+    for outcome in found[:6]:
+        job = jobs[outcome.index]
+        single = engine.Descent(
+            job.draw(), job.widths, np.dtype(dtype), job.rows, 1e-6, Rule(), objective, 20, 0.0
+        )
+        single.run()
+        np.testing.assert_allclose(outcome.loss, single.losses, rtol=1e-3)
+
+
+@needs_card
+def test_normals_have_the_bits_of_the_cpu(card, dtype):
+    from fastdln.gpu_haar import standard_normal
+
+    for first, shape in ((0, (1000, 37)), (5, (7,)), (2**40 + 1, (100_001,))):
+        ours = standard_normal(card, 12345, 678, shape, dtype, first)
+        expected = random.standard_normal(12345, 678, shape, dtype, first=first)
+        np.testing.assert_array_equal(ours.get(), expected)
+
+
+@needs_card
+@pytest.mark.parametrize(("n", "p"), [(1, 1), (5, 3), (64, 64), (129, 65), (1000, 1000)])
+def test_frames_are_those_of_the_cpu(n, p, card, dtype):
+    from fastdln.gpu_haar import haar_batch
+
+    ours = haar_batch(card, 3, 7, 1, 3, n, p, dtype).get()
+    expected = haar.haar_batch(3, 7, 1, 3, n, p, dtype)
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=60 * eps * np.sqrt(n))
+    gram = ours.transpose(0, 2, 1) @ ours
+    assert np.abs(gram - np.eye(p)).max() < 20 * eps * np.sqrt(n)
+
+
+@needs_card
+@pytest.mark.parametrize("library", ["cupy", "torch", "jax"])
+def test_arrays_of_other_libraries_go_in_and_out(library, rng):
+    module = pytest.importorskip(library)
+    host = [rng.standard_normal((m, n)).astype("float32") for n, m in ((5, 7), (7, 3))]
+    if library == "torch":
+        weights = [module.tensor(w, device="cuda") for w in host]
+    else:
+        weights = [getattr(module, "numpy", module).asarray(w) for w in host]
+    M = gpu_chain.end_to_end(weights)
+    assert type(M) is type(weights[0])
+    back = (
+        M.cpu().numpy() if library == "torch" else np.asarray(M.get() if library == "cupy" else M)
+    )
+    np.testing.assert_allclose(back, naive.end_to_end(host), rtol=1e-4, atol=1e-5)
+    with pytest.raises(TypeError, match="not on a card"):
+        gpu_chain.end_to_end([weights[0], host[1]])
+
+
+@needs_card
+def test_bad_arrays_are_refused(launcher):
+    with pytest.raises(TypeError, match="arrays on the card"):
+        launcher("random", "fill_normals", (1, 1), 32, 0, (np.zeros(3),))
+    with pytest.raises(ValueError, match="bytes of shared memory"):
+        launcher("random", "fill_normals", (1, 1), 32, 1 << 20, ())
