@@ -13,6 +13,7 @@ from typing import Any
 
 import numba
 import numpy as np
+
 from fastdln.kernels.cpu.jit import exact_kernel
 
 _LOW = np.uint64(0xFFFFFFFF)
@@ -182,3 +183,41 @@ def fill_streams(key, stream, first, out):
     """Fill row j of the C-contiguous matrix `out` from stream + j, starting at number `first`."""
     for j in range(out.shape[0]):
         fill_normals(key, stream + np.uint64(j), first, out[j])
+
+
+# Numbers whose words `fill_across` holds at a time: they stay in the first-level cache.
+ACROSS = np.uint64(1024)
+
+
+@exact_kernel
+def fill_across(key, stream, width, pairs, out, begin, words):
+    """Write normals 2i and 2i + 1 of stream + l, l < width, to rows i and pairs + i of `out`.
+
+    `out` is flat, its rows of `width` numbers, a power of two, start at `begin`; `words` has
+    2·ACROSS uint64 numbers of scratch. The two dependency chains of a number, its words and what
+    becomes of them, have a loop each: in one they keep the processor waiting, a quarter slower.
+    """
+    count = np.uint64(pairs * width)
+    mask = np.uint64(width - 1)
+    shift = np.uint64(0)
+    while mask >> shift:
+        shift += _ONE
+    first = np.uint64(0)
+    while first < count:
+        size = min(ACROSS, count - first)
+        for step in range(size):
+            i = np.uint64(step)
+            pair, s = (first + i) >> shift, stream + ((first + i) & mask)
+            a, b, c, d = philox(
+                pair & _LOW, pair >> _HALF, s & _LOW, s >> _HALF, key & _LOW, key >> _HALF
+            )
+            words[i] = a | (b << _HALF)
+            words[ACROSS + i] = c | (d << _HALF)
+        target = np.uint64(begin) + first
+        for step in range(size):
+            i = np.uint64(step)
+            r = radius(words[i])
+            x, y = direction(words[ACROSS + i])
+            out[target + i] = r * x
+            out[target + count + i] = r * y
+        first += size

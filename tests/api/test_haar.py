@@ -159,8 +159,8 @@ def test_dimension_one_is_a_random_sign():
     np.testing.assert_allclose(fastdln.haar_orthogonal(1, size=9, special=True), 1, rtol=1e-15)
 
 
-# Batched, split over blocks and panels, and tall: one way of forming each.
-SHAPES = [((40,), 33, 33), ((3,), 600, 600), ((), 700, 650), ((2,), 40_000, 5)]
+# Side by side, batched, split over blocks and panels, and tall: one way of forming each.
+SHAPES = [((400,), 33, 33), ((40,), 130, 130), ((3,), 600, 600), ((), 700, 650), ((2,), 40_000, 5)]
 
 
 @pytest.mark.parametrize(("size", "n", "p"), SHAPES)
@@ -179,7 +179,7 @@ def test_columns_are_orthonormal(size, n, p, dtype):
         assert np.abs(gram - np.eye(p)).max() <= 20 * np.finfo(dtype).eps * n**0.5
 
 
-@pytest.mark.parametrize(("n", "p"), [(5, 5), (40, 7), (600, 600), (20_000, 3)])
+@pytest.mark.parametrize(("n", "p"), [(5, 5), (40, 7), (150, 120), (600, 600), (20_000, 3)])
 def test_a_matrix_depends_on_its_number_alone(n, p, dtype):
     key = random.seed_key(3)
     batch = haar_batch(key, Stream.HIDDEN_LAYER, 4, 5, n, p, dtype)
@@ -247,6 +247,7 @@ def test_out_is_filled_and_returned(dtype):
         ({"n": 3, "size": (1.5,)}, TypeError, "size must be"),
         ({"n": 3, "dtype": "int32"}, TypeError, "dtype must be"),
         ({"n": 3, "dtype": "float16"}, TypeError, "dtype must be"),
+        ({"n": 3, "dtype": "quadruple"}, TypeError, "dtype must be"),
         ({"n": 3, "p": 2, "special": True}, ValueError, "special needs square"),
         ({"n": 3, "seed": -1}, ValueError, "negative"),
         ({"n": 3, "seed": 0.5}, TypeError, "seed must be"),

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from fastdln import random
-from fastdln.kernels.cpu import haar, reflectors
+from fastdln.kernels.cpu import abreast, haar, reflectors
+from fastdln.kernels.cpu.random import ACROSS
+from fastdln.kernels.cpu.tiles import lanes
 
 KEY = 123456789
 
@@ -38,6 +40,19 @@ def form_matrices(stream, shape, dtype, special=False):
     return out
 
 
+def form_abreast(stream, shape, dtype, special=False):
+    count, n, p = shape
+    out = np.full(count * n * p, np.nan, dtype)
+    work = np.full(abreast.work_size(n, p, dtype), np.nan, dtype)
+    words = np.empty(2 * int(ACROSS), np.uint64)
+    key, first = np.uint64(KEY), np.uint64(stream)
+    abreast.form_abreast(key, first, n, p, count, special, work, words, out)
+    return out.reshape(shape)
+
+
+FORMERS = pytest.mark.parametrize("form", [form_matrices, form_abreast])
+
+
 def form_by_pieces(stream, n, p, dtype, panels):
     """What `fastdln.haar` does with one large matrix: blocks, then groups of panels."""
     blocks = -(-p // int(reflectors.BLOCK))
@@ -61,9 +76,10 @@ SHAPES = [
 ]  # fmt: skip
 
 
+@FORMERS
 @pytest.mark.parametrize(("n", "p"), SHAPES)
-def test_frames_are_products_of_their_reflections(n, p, dtype):
-    frames = form_matrices(7, (2, n, p), dtype)
+def test_frames_are_products_of_their_reflections(form, n, p, dtype):
+    frames = form(7, (2, n, p), dtype)
     # Both are within a few roundings per reflector of the exact product.
     for frame, stream in zip(frames, (7, 8), strict=True):
         np.testing.assert_allclose(
@@ -71,9 +87,10 @@ def test_frames_are_products_of_their_reflections(n, p, dtype):
         )
 
 
+@FORMERS
 @pytest.mark.parametrize(("n", "p"), SHAPES)
-def test_columns_are_orthonormal(n, p, dtype):
-    frame = form_matrices(3, (1, n, p), dtype)[0].astype(np.float64)
+def test_columns_are_orthonormal(form, n, p, dtype):
+    frame = form(3, (1, n, p), dtype)[0].astype(np.float64)
     bound = 20 * np.finfo(dtype).eps * n**0.5
     assert np.abs(frame.T @ frame - np.eye(p)).max() <= bound
 
@@ -85,16 +102,28 @@ def test_the_split_into_pieces_changes_no_bit(n, p, panels, dtype):
     np.testing.assert_array_equal(whole, form_by_pieces(5, n, p, dtype, panels))
 
 
-def test_first_columns_need_the_first_reflectors_only(dtype):
-    whole = form_matrices(1, (1, 90, 90), dtype)[0]
+@pytest.mark.parametrize(("n", "p"), [(1, 1), (6, 5), (33, 33), (50, 17)])
+def test_a_frame_has_the_same_bits_in_any_company(n, p, dtype):
+    width = lanes(dtype)
+    frames = form_abreast(0, (2 * width + 3, n, p), dtype)
+    for first, count in ((0, 1), (1, width), (width - 1, 2), (3, width + 1), (2 * width, 3)):
+        np.testing.assert_array_equal(
+            form_abreast(first, (count, n, p), dtype), frames[first : first + count]
+        )
+
+
+@FORMERS
+def test_first_columns_need_the_first_reflectors_only(form, dtype):
+    whole = form(1, (1, 90, 90), dtype)[0]
     for p in (1, 31, 32, 33, 64, 89):
-        np.testing.assert_array_equal(form_matrices(1, (1, 90, p), dtype)[0], whole[:, :p])
+        np.testing.assert_array_equal(form(1, (1, 90, p), dtype)[0], whole[:, :p])
 
 
+@FORMERS
 @pytest.mark.parametrize("n", [1, 2, 5, 33, 40])
-def test_special_fixes_the_last_sign_only(n, dtype):
-    special = form_matrices(2, (20, n, n), dtype, special=True)
-    free = form_matrices(2, (20, n, n), dtype)
+def test_special_fixes_the_last_sign_only(form, n, dtype):
+    special = form(2, (20, n, n), dtype, special=True)
+    free = form(2, (20, n, n), dtype)
     np.testing.assert_array_equal(special[:, :, :-1], free[:, :, :-1])
     np.testing.assert_array_equal(np.abs(special), np.abs(free))
     np.testing.assert_allclose(np.linalg.det(special.astype(float)), 1, atol=1e-4)
@@ -143,12 +172,16 @@ def test_minus_t_is_the_inverse(count, dtype, rng):
 def test_kernels_run_with_jit_switched_off():
     code = """
 import numpy as np
-from fastdln.kernels.cpu import haar
+from fastdln.kernels.cpu import abreast, haar
+key, stream, words = np.uint64(123456789), np.uint64(9), np.empty(2048, np.uint64)
 for dtype in ("float64", "float32"):
     for n, p in ((1, 1), (5, 3), (6, 6)):
         out = np.empty((1, n, p), dtype)
-        haar.form_matrices(np.uint64(123456789), np.uint64(9), False, out)
+        haar.form_matrices(key, stream, False, out)
         print(*out.astype(float).ravel().tolist())
+        out, work = np.empty(n * p, dtype), np.empty(abreast.work_size(n, p, dtype), dtype)
+        abreast.form_abreast(key, stream, n, p, 1, False, work, words, out)
+        print(*out.astype(float).tolist())
 """
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -158,7 +191,8 @@ for dtype in ("float64", "float32"):
     lines = iter(result.stdout.splitlines())
     for dtype in ("float64", "float32"):
         for n, p in ((1, 1), (5, 3), (6, 6)):
-            frame = np.array(next(lines).split(), float).reshape(n, p)
-            np.testing.assert_allclose(
-                frame, form_matrices(9, (1, n, p), dtype)[0], atol=10 * np.finfo(dtype).eps
-            )
+            for form in (form_matrices, form_abreast):
+                frame = np.array(next(lines).split(), float).reshape(n, p)
+                np.testing.assert_allclose(
+                    frame, form(9, (1, n, p), dtype)[0], atol=10 * np.finfo(dtype).eps
+                )
