@@ -15,7 +15,7 @@ import fastdln
 def seconds_per_step(steps, **arguments):
     """Return the seconds a step of `fastdln.train` takes, drawing the network left out."""
     problem = fastdln.paper_regression()
-    arguments |= {"tolerance": 0, "learning_rate": 1e-9, "dtype": "float32"}
+    arguments = {"dtype": "float32"} | arguments | {"tolerance": 0, "learning_rate": 1e-9}
     fastdln.train(problem, **arguments, steps=1)
     none = fastdln.train(problem, **arguments, steps=0).seconds
     return max(fastdln.train(problem, **arguments, steps=steps).seconds - none, 0) / steps

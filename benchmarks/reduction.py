@@ -1,0 +1,66 @@
+"""What the exact reduction of the width saves: against dense peers, and against its own width."""
+
+import fastdln
+
+from . import chain, common
+from .training import seconds_per_step
+
+K = 26  # d + d_y of the paper's data: what any width is trained at
+
+
+def reduced_seconds(width, depth, dtype="float32", steps=200):
+    """Return the seconds of a reduced step of `fastdln.train`."""
+    return seconds_per_step(steps, width=width, depth=depth, init="orthogonal", dtype=dtype)
+
+
+class ReducedAgainstDense:
+    """How many times longer a peer takes for the same step at full width."""
+
+    params = [["100x10", "1000x700"], chain.PEERS]
+    param_names = ["width × depth", "peer"]
+    timeout = 900
+
+    def track_ratio(self, case, peer):
+        width, depth = map(int, case.split("x"))
+        run = chain.MAKERS[peer](case, "float32")
+        run(1)
+        seconds = common.medians({"peer": lambda: run(1)}, repeats=3)["peer"]
+        return seconds / reduced_seconds(width, depth)
+
+
+class ReducedAgainstReduced:
+    """The same, the peer training the network of width 26: the kernels alone."""
+
+    params = [[10, 700], chain.PEERS]
+    param_names = ["depth", "peer"]
+    timeout = 600
+
+    def track_ratio(self, depth, peer):
+        run = chain.MAKERS[peer](f"{K}x{depth}", "float32")
+        run(1)
+        seconds = common.medians({"peer": lambda: run(20)}, repeats=5)["peer"] / 20
+        return seconds / reduced_seconds(1000, depth)
+
+
+class FlatInWidth:
+    """Seconds a step at widths 10² … 10⁶, over those at width 100."""
+
+    params = [[10, 700]]
+    param_names = ["depth"]
+    timeout = 600
+
+    def track_slowest_over_fastest(self, depth):
+        widths = [10**2, 10**3, 10**4] if depth < 100 else [10**n for n in range(2, 7)]
+        seconds = [min(reduced_seconds(w, depth) for _ in range(3)) for w in widths]
+        return max(seconds) / min(seconds)
+
+
+class Draw:
+    """Seconds from a seed to a reduced run of a very wide network, nothing trained."""
+
+    params = [[1000, 1_000_000]]
+    param_names = ["width"]
+    timeout = 300
+
+    def time_draw(self, width):
+        fastdln.train(fastdln.paper_regression(), width=width, depth=4, steps=0, dtype="float32")
