@@ -3,6 +3,7 @@
 Peers and kernels are compared in chain.py and haar.py; these follow the whole path over time.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -12,13 +13,27 @@ import time
 import fastdln
 
 
-def seconds_per_step(steps, **arguments):
-    """Return the seconds a step of `fastdln.train` takes, drawing the network left out."""
-    problem = fastdln.paper_regression()
-    arguments = {"dtype": "float32"} | arguments | {"tolerance": 0, "learning_rate": 1e-9}
-    fastdln.train(problem, **arguments, steps=1)
-    none = fastdln.train(problem, **arguments, steps=0).seconds
-    return max(fastdln.train(problem, **arguments, steps=steps).seconds - none, 0) / steps
+def seconds_per_step(**arguments):
+    """Return the seconds a step of `fastdln.train` takes, drawing the network left out.
+
+    Read off between the callbacks of one run that is stopped after about a second.
+    """
+    marks = []
+
+    def mark(step, _):
+        marks.append((time.perf_counter(), step))
+        if marks[-1][0] - marks[0][0] > 1:
+            raise TimeoutError
+
+    arguments = {"dtype": "float32"} | arguments
+    with contextlib.suppress(TimeoutError):
+        fastdln.train(
+            fastdln.paper_regression(), **arguments, steps=10**7, tolerance=0,
+            learning_rate=1e-9, callback=mark,
+        )  # fmt: skip
+    # The first pieces are short trials of both teams.
+    (begun, first), (ended, last) = marks[len(marks) // 2], marks[-1]
+    return (ended - begun) / (last - first)
 
 
 class TrainStep:
@@ -30,8 +45,7 @@ class TrainStep:
 
     def track_step(self, shape):
         width, depth = shape
-        steps = max(2, int(2e8 / (width * width * depth)))
-        return seconds_per_step(steps, width=width, depth=depth, init="gaussian")
+        return seconds_per_step(width=width, depth=depth, init="gaussian")
 
 
 class ReducedStep:
@@ -43,7 +57,7 @@ class ReducedStep:
     unit = "s"
 
     def track_step(self, width):
-        return seconds_per_step(300, width=width, depth=700, init="orthogonal")
+        return seconds_per_step(width=width, depth=700, init="orthogonal")
 
 
 class Initialize:
