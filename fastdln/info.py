@@ -54,11 +54,26 @@ def info() -> Info:
                 "threads": f"{parallel.threads()} used by fastdln",
                 **_caches(),
             },
+            "kernels": _kernels(),
             "memory": _memory(),
             "BLAS": {"NumPy": _blas()},
             "GPU": _gpu(),
         }
     )
+
+
+def _kernels() -> dict[str, str]:
+    """Return what the cost model chooses for a few networks of the paper's problem, and why."""
+    import numpy as np
+
+    from .kernel_choice import choose
+    from .plan import chain_layout
+
+    found = {}
+    for width, depth in [(26, 700), (100, 4), (300, 30), (1000, 50)]:
+        layout = chain_layout((16, *(width,) * (depth - 1), 10), np.dtype("float32"))
+        found[f"{width} × {depth}"] = choose(layout, parallel.threads()).reason
+    return found
 
 
 def _versions() -> dict[str, str]:

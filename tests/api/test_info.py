@@ -10,7 +10,7 @@ from fastdln import info, memory
 
 def test_every_section_is_there_and_readable():
     found = info.info()
-    assert list(found) == ["versions", "processor", "memory", "BLAS", "GPU"]
+    assert list(found) == ["versions", "processor", "kernels", "memory", "BLAS", "GPU"]
     assert found["versions"]["numpy"] == importlib.metadata.version("numpy")
     assert found["processor"]["threads"].endswith("used by fastdln")
     text = str(found)
