@@ -18,6 +18,8 @@ from .rules import Rule
 
 log = logging.getLogger("fastdln")
 
+Progress = dict[int, int]
+
 # Seconds between returns to Python: Ctrl-C and progress wait at most about this long.
 PIECE_SECONDS = 0.2
 # Share of the card's free memory that a batch may plan to take: the rest is for the pool's gaps.
@@ -96,8 +98,7 @@ def train_many(
     objective: ReducedRegression,
     steps: int,
     tolerance: float,
-    callback: Callable[[dict[int, int]], None] | None = None,
-) -> Iterator[Outcome]:
+) -> Iterator[Outcome | Progress]:
     """Train every job on one regression by gradient descent; yield each as it finishes.
 
     Parameters
@@ -110,9 +111,11 @@ def train_many(
         Not Adam.
     steps, tolerance
         As for `fastdln.engine.Descent`.
-    callback : callable, optional
-        Called about every 0.2 s with the step that each job in work has reached; what it raises
-        ends the training.
+
+    Yields
+    ------
+    Outcome, or about every 0.2 s a dict from the jobs in work to the step each has reached
+        Training goes on when the next one is asked for, and ends where none is.
 
     Raises
     ------
@@ -142,7 +145,7 @@ def train_many(
                     launcher.card, len(taken), most,
                 )  # fmt: skip
                 continue
-            yield from _finish(launcher, batch, taken, tolerance, callback)
+            yield from _finish(launcher, batch, taken, tolerance)
             members = members[len(taken) :]
             del batch
 
@@ -217,15 +220,13 @@ def _finish(
     batch: Batch,
     members: Sequence[int],
     tolerance: float,
-    callback: Callable[[dict[int, int]], None] | None,
-) -> Iterator[Outcome]:
+) -> Iterator[Outcome | Progress]:
     """Advance all networks of a batch until each has ended, yielding them as they do."""
     active = np.arange(len(members))
     pace = Pace(launcher, batch)
     while active.size:
         steps = pace.advance(active)
-        if callback is not None:
-            callback({members[int(i)]: int(steps[i]) for i in active})
+        yield {members[int(i)]: int(steps[i]) for i in active}
         last = batch.last_losses(steps)
         first = batch.last_losses(np.zeros_like(steps))
         ended = [

@@ -125,6 +125,12 @@ def jobs(rng, depths=(1, 4, 2, 6, 3), width=7):
     return made
 
 
+def outcomes(launcher, work, objective, steps):
+    for found in gpu_batch.train_many(launcher, work, Rule(), objective, steps, 1e-12):
+        if not isinstance(found, dict):
+            yield found
+
+
 def check_job(job, outcome, objective, steps):
     single = engine.Descent(
         job.draw(), job.widths, np.dtype("float64"), job.rows, job.learning_rate, Rule(),
@@ -141,9 +147,10 @@ def test_networks_of_a_sweep_are_trained_together(rng):
     objective, launcher = regression(rng).reduced, ShimLauncher("float64")
     work = jobs(rng) + jobs(rng, (2, 3), width=40)
     seen = []
-    for outcome in gpu_batch.train_many(
-        launcher, work, Rule(), objective, 6, 1e-12, callback=seen.append
-    ):
+    for outcome in gpu_batch.train_many(launcher, work, Rule(), objective, 6, 1e-12):
+        if isinstance(outcome, dict):
+            seen.append(outcome)
+            continue
         check_job(work[outcome.index], outcome, objective, 6)
         work[outcome.index] = None
     assert work == [None] * 7
@@ -164,7 +171,7 @@ def test_running_out_of_memory_shrinks_the_batch_and_says_so(rng, monkeypatch, c
     monkeypatch.setattr(gpu_batch, "Batch", limited)
     work = jobs(rng)
     with caplog.at_level(logging.WARNING, "fastdln"):
-        for outcome in gpu_batch.train_many(launcher, work, Rule(), objective, 3, 1e-12):
+        for outcome in outcomes(launcher, work, objective, 3):
             check_job(work[outcome.index], outcome, objective, 3)
     assert "with 5 networks at once; going on with 2" in caplog.text
     monkeypatch.setattr(gpu_batch, "Batch", lambda *a, **k: limited(*a, **k) if 0 else _full())
@@ -180,7 +187,7 @@ def test_a_batch_is_cut_to_the_memory_that_is_free(rng):
     objective = regression(rng).reduced
     work = jobs(rng, (3,) * 6)
     launcher = ShimLauncher("float64", free=8000)
-    found = [o.index for o in gpu_batch.train_many(launcher, work, Rule(), objective, 2, 1e-12)]
+    found = [o.index for o in outcomes(launcher, work, objective, 2)]
     assert sorted(found) == list(range(6))
     with pytest.raises(MemoryError, match="but 100 bytes"):
         list(gpu_batch.train_many(ShimLauncher("float64", 100), work, Rule(), objective, 2, 0.0))

@@ -10,7 +10,7 @@ from fastdln.kernels.cuda import batch as kernels
 # Depth 1 and 2, width 1, primes, just over a vector and a tile, q > d and d > q, as many
 # outputs as a block's threads can have, and networks of different shape side by side.
 SHAPES = [
-    [(1, 1)], [(1, 1, 1)], [(5, 3)], [(5, 7, 3)], [(5, 4, 4, 4, 3)], [(5, 17, 9, 3), (5, 6, 3)],
+    [(5, 3)], [(5, 7, 3)], [(5, 4, 4, 4, 3)], [(5, 17, 9, 3), (5, 6, 3)],
     [(2, 23, 1, 13, 9), (2, 9), (2, 8, 8, 8, 8, 8, 9)],
 ]  # fmt: skip
 TEAMS = [kernels.Team(1, 12), kernels.Team(3, 7)]
@@ -27,6 +27,13 @@ def test_trajectories_are_those_of_gradient_descent(shapes, team, dtype, rng):
         batch.advance(shim_launch(dtype), active, goal)
         assert (batch.steps_taken() == goal).all()
     networks.check(batch, 7)
+
+
+def test_one_input_and_one_output(rng):
+    networks = Networks([(1, 1), (1, 1, 1)], "float64", rng)
+    batch = networks.batch(np, TEAMS[0], steps=3)
+    batch.advance(shim_launch("float64"), np.arange(2), 3)
+    networks.check(batch, 3)
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
@@ -97,8 +104,9 @@ def test_repeated_runs_have_the_same_bits(rng):
     np.testing.assert_array_equal(runs[0].losses, runs[1].losses)
 
 
-@pytest.mark.parametrize("team", [kernels.Team(1, 5), kernels.Team(2, 4)], ids=str)
-@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("momentum", "team"), [(0.0, kernels.Team(1, 5)), (0.5, kernels.Team(2, 4))], ids=str
+)
 def test_no_two_threads_race(momentum, team, rng):
     """ThreadSanitizer sees every barrier between blocks and between threads that is missing."""
     networks = Networks([(5, 7, 3), (5, 3)], "float32", rng, 0.0, momentum)

@@ -1,0 +1,66 @@
+"""Networks drawn on the card: the layers of the CPU for the same seed, to rounding."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fastdln.kernels.cuda.haar import form_frames, working_bytes
+from fastdln.kernels.cuda.random import fill_normals
+
+from .initialization import BATCH_BYTES, first_layer, last_layer
+from .plan import Plan
+from .random import Stream, stream_id
+from .start import Draw, start_drawn
+
+
+def drawn_layers(launcher: Any, draw: Draw, plan: Plan, basis: np.ndarray) -> Iterator[Any]:
+    """Yield the layers that a drawn network trains, input first, on the card where that pays.
+
+    Hidden Gaussian layers, bit for bit those of the CPU, and hidden Haar matrices of equal width
+    are drawn on the card. First layers, reduced networks and other initialisations are small or
+    cheap, and come from the CPU.
+
+    Parameters
+    ----------
+    launcher : Launcher
+        For the draw's dtype.
+    draw, plan, basis
+        As for `fastdln.start.start_drawn`.
+    """
+    hidden = draw.widths[1:-1]
+    wide = plan.method == "dense" and len(hidden) > 1
+    if wide and draw.init == "gaussian":
+        yield first_layer(*draw) @ basis
+        for i in range(1, len(draw.widths) - 1):
+            yield _gaussian_layer(launcher, draw, i)
+    elif wide and draw.init == "orthogonal" and len(set(hidden)) == 1:
+        yield first_layer(*draw) @ basis
+        yield from _orthogonal_layers(launcher, draw)
+    else:
+        yield from start_drawn(draw, plan, basis).layers
+
+
+def _gaussian_layer(launcher: Any, draw: Draw, i: int) -> Any:
+    columns, rows = draw.widths[i : i + 2]
+    layer = launcher.xp.empty((rows, columns), draw.dtype)
+    stream = stream_id(Stream.GAUSSIAN_LAYER, i)
+    scale = draw.gain / math.sqrt(rows)
+    fill_normals(launcher, draw.key, stream, layer, stream_step=0, step=columns, scale=scale)
+    return layer
+
+
+def _orthogonal_layers(launcher: Any, draw: Draw) -> Iterator[Any]:
+    """Yield hidden layers, and the last one carried through them as `draw_layers` does."""
+    xp, m, count = launcher.xp, draw.widths[1], len(draw.widths) - 3
+    last = xp.asarray(last_layer(*draw))
+    piece = max(1, BATCH_BYTES // working_bytes(m, m, draw.dtype))
+    for a in range(0, count, piece):
+        frames = xp.empty((min(piece, count - a), m, m), draw.dtype)
+        stream = stream_id(Stream.HIDDEN_LAYER, a)
+        form_frames(launcher, launcher.multiply, xp, draw.key, stream, False, frames)
+        for frame in frames:
+            last = last @ frame.T
+            yield frame * draw.dtype.type(draw.gain)
+    yield last
