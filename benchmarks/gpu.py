@@ -5,7 +5,9 @@
 
 import argparse
 import datetime
+import gc
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -15,6 +17,9 @@ import numpy as np
 
 from fastdln import gpu
 from fastdln.rules import Rule
+
+# JAX would take three quarters of the card for itself when first used.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 D, Q = 16, 10
 # name: (networks, width, depth, "what is counted", at most, stretch), times in milliseconds.
@@ -300,6 +305,14 @@ def our_step(launcher, networks, width, depth, steps=20):
     return ours.team, milliseconds(lambda: ours.step(steps)) / steps
 
 
+def release(launcher):
+    """Give back to the card what libraries keep of memory that nothing holds."""
+    gc.collect()
+    launcher.xp.get_default_memory_pool().free_all_blocks()
+    if "torch" in sys.modules:
+        sys.modules["torch"].cuda.empty_cache()
+
+
 def training_row(launcher, rates, name, peers=True):
     """Return the times of one kind of training, ours and the peers', in milliseconds."""
     networks, width, depth, counted, at_most, stretch = TRAINING[name]
@@ -311,14 +324,14 @@ def training_row(launcher, rates, name, peers=True):
         "floor": floor_milliseconds(rates, networks, width, depth) / share,
         "team": list(team), "times": times, "errors": {},
     }  # fmt: skip
-    launcher.xp.get_default_memory_pool().free_all_blocks()
+    release(launcher)
     for build in (torch_steps, jax_steps, cupy_steps) if peers else ():
         try:
             for peer, step in build(networks, width, depth).items():
                 times[peer] = milliseconds(step) / share
         except Exception as error:  # a peer that fails is reported, not hidden
             row["errors"][build.__name__] = f"{type(error).__name__}: {error}"[:300]
-        launcher.xp.get_default_memory_pool().free_all_blocks()
+        release(launcher)
     return row
 
 
@@ -330,7 +343,7 @@ def sampling_row(card, launcher, name, peers=True):
         "work": name, "counted": "all", "at most": at_most, "stretch": stretch, "unit": "ms",
         "times": times, "errors": {},
     }  # fmt: skip
-    launcher.xp.get_default_memory_pool().free_all_blocks()
+    release(launcher)
     few = 8
     for peer, sample in haar_peers(n, few).items() if peers else ():
         try:

@@ -29,8 +29,10 @@ DEVICE double radius(u64 word) {
     double e = exact_add(4503599627370496.0 + 1023.0, -as_double(biased));
     double f = exact_add(as_double((shifted & MANTISSA) + ROOT_HALF_BITS), -1.0);
     double s = exact_div(f, exact_add(2.0, f)), z = exact_mul(s, s);
-    double p = twin_horner(z, 0.2222221113479508, 0.18182889125261723, 0.15331721600556042, 0.14616449685043406);
-    p = exact_mul(z, twin_horner(z, 0.666666666666667, 0.39999999999899505, 0.28571428625975487, p));
+    double p = twin_horner(z, 0.2222221113479508, 0.18182889125261723, 0.15331721600556042,
+                           0.14616449685043406);
+    p = twin_horner(z, 0.666666666666667, 0.39999999999899505, 0.28571428625975487, p);
+    p = exact_mul(z, p);
     double low = exact_add(exact_mul(s, exact_add(f, -p)), exact_mul(e, 7.440617110012397e-11));
     double minus_log = exact_add(exact_mul(e, 0.6931471804855391), -exact_add(f, -low));
     return exact_root(exact_mul(2.0, minus_log));
@@ -45,7 +47,8 @@ DEVICE void direction(u64 word, double& x, double& y) {
     p = twin_horner(w, 0.07969262624614423, -0.004681754134254207, 0.00016044116661409423, p);
     p = exact_add(-0.6459640975062462, exact_mul(w, p));
     double sine = exact_mul(t, exact_add(1.5707963267948966, exact_mul(w, p)));
-    p = twin_horner(w, 0.0009192602745468447, -2.5202039028029178e-05, 4.710678405505227e-07, -6.329396344967424e-09);
+    p = twin_horner(w, 0.0009192602745468447, -2.5202039028029178e-05, 4.710678405505227e-07,
+                    -6.329396344967424e-09);
     p = twin_horner(w, -1.2337005501361697, 0.2536695079010478, -0.020863480763340773, p);
     double cosine = exact_add(1.0, exact_mul(w, p));
     u64 high = word >> 63, odd = (word >> 62) & 1;

@@ -89,7 +89,9 @@ KERNEL void update_layer(const i64* state, real* W, const real* B, const real* C
     rule.rate = rates[layer], rule.pull = pulls[layer], rule.scale = scales[layer];
     rule.decay = (real)constants[0], rule.momentum = (real)constants[1];
     rule.first = (real)constants[2], rule.second = (real)constants[3];
-    for (int r = block() * ROWS_AT_ONCE; r < block() * ROWS_AT_ONCE + ROWS_AT_ONCE && r < rows; r++) {
+    const int begin = block() * ROWS_AT_ONCE;
+    const int end = begin + ROWS_AT_ONCE < rows ? begin + ROWS_AT_ONCE : rows;
+    for (int r = begin; r < end; r++) {
         real* row = W + r * stride;
         for (int first = 0; next && first < q; first += CHUNK) {
             real sums[CHUNK];
@@ -150,7 +152,9 @@ KERNEL void evaluate_regression(i64* state, const real* M, real* C, const double
     sync_block();
     for (int left = threads(); left > 1; left = (left + 1) / 2) {
         int half = (left + 1) / 2;
-        if (thread() + half < left) parts[thread()] = exact_add(parts[thread()], parts[thread() + half]);
+        if (thread() + half < left) {
+            parts[thread()] = exact_add(parts[thread()], parts[thread() + half]);
+        }
         sync_block();
     }
     if (thread() == 0) {

@@ -109,10 +109,15 @@ def test_repeated_runs_have_the_same_bits(rng):
 )
 def test_no_two_threads_race(momentum, team, rng):
     """ThreadSanitizer sees every barrier between blocks and between threads that is missing."""
-    networks = Networks([(5, 7, 3), (5, 3)], "float32", rng, 0.0, momentum)
+    # More entries of M than parts of the loss: threads read what others wrote.
+    networks = Networks([(9, 7, 5), (9, 5)], "float32", rng, 0.0, momentum)
+    launch = shim_launch("float32", sanitize="thread")
     batch = networks.batch(np, team, steps=3)
-    batch.advance(shim_launch("float32", sanitize="thread"), np.arange(2), 3)
+    batch.advance(launch, np.arange(2), 3)
     networks.check(batch, 3)
+    outside = networks.batch(np, team, steps=1, external=True)
+    for goal in (0, 1):
+        outside.advance(launch, np.arange(2), goal)
 
 
 def test_padding_stays_zero(rng):
