@@ -147,9 +147,7 @@ def haar_batch(
     else:
         step = _matrices_per_piece(n, p, count)
         parallel.spread(
-            lambda a: kernels.form_matrices(
-                np.uint64(key), np.uint64(stream + a), special, out[a : a + step]
-            ),
+            lambda a: _Frames(n, p, out.dtype).form(key, stream + a, special, out[a : a + step]),
             [(a,) for a in range(0, count, step)],
         )
     return out
@@ -281,38 +279,60 @@ def _is_tall(n: int, p: int) -> bool:
     return n >= (_TALL_ROWS // 8 if few else _TALL_ROWS) and 16 * p <= n
 
 
+class _Frames:
+    """What it takes to form n × p frames: their reflectors, and scratch for one thread each."""
+
+    def __init__(self, n: int, p: int, dtype: np.dtype, panels: int = 1):
+        self.blocks = -(-p // int(layout.BLOCK))
+        self.V = _scratch(layout.block_start(n, self.blocks), dtype)
+        self.T = _scratch(self.blocks * int(layout.BLOCK) ** 2, dtype)
+        self.signs = np.empty(p, dtype)
+        self.group = panels * kernels.PANEL_BYTES // dtype.itemsize
+        # Scratch is handed from piece to piece: fresh pages cost a tenth of the work on them.
+        self.spare: queue.SimpleQueue[tuple[np.ndarray, ...]] = queue.SimpleQueue()
+        self.n, self.p = n, p
+
+    def form(self, key: int, stream: int, special: bool, out: np.ndarray) -> None:
+        """Fill `out`, one frame after the other, on this thread."""
+        self.take_part(key, stream, special, (0, self.blocks), (0, self.p), out)
+
+    def take_part(
+        self,
+        key: int,
+        stream: int,
+        special: bool,
+        blocks: tuple[int, int],
+        columns: tuple[int, int],
+        out: np.ndarray,
+    ) -> None:
+        """Prepare some blocks of reflectors, then form some columns."""
+        try:
+            scratch = self.spare.get_nowait()
+        except queue.Empty:
+            block, dtype = int(layout.BLOCK), out.dtype
+            panels = _scratch(layout.padded(self.n) * self.group, dtype)
+            work = _scratch(kernels.work_size(self.n), dtype)
+            scratch = np.empty(2 * block), np.empty(block, np.intp), work, panels
+        kernels.form_frames(
+            np.uint64(key), np.uint64(stream), special, *blocks, *columns, self.group,
+            self.V, self.T, self.signs, *scratch, out,
+        )  # fmt: skip
+        self.spare.put(scratch)
+
+
 def _form_one(key: int, stream: int, special: bool, out: np.ndarray) -> None:
     """Fill `out` with one frame on all threads: blocks of reflectors, then panels of columns."""
     n, p = out.shape
-    blocks = -(-p // int(layout.BLOCK))
-    V = np.empty(int(layout.block_start(n, blocks)), out.dtype)
-    T = np.empty(blocks * int(layout.BLOCK) ** 2, out.dtype)
-    signs = np.empty(p, out.dtype)
-    k, s = np.uint64(key), np.uint64(stream)
+    frame = _Frames(n, p, out.dtype, 4 if n >= _GROUPED_ROWS else 1)
+    batch = out[None]
     parallel.spread(
-        lambda block: kernels.prepare_block(
-            k, s, n, p, block, V, T, signs, np.empty(int(layout.work_size(n)), out.dtype)
-        ),
-        [(block,) for block in range(blocks)],
+        lambda b: frame.take_part(key, stream, False, (b, b + 1), (0, 0), batch),
+        [(b,) for b in range(frame.blocks)],
     )
     if special:
-        kernels.set_determinant(signs, n)
-    _form_panels(V, T, signs, out)
-
-
-def _form_panels(V: np.ndarray, T: np.ndarray, signs: np.ndarray, out: np.ndarray) -> None:
-    n, p = out.shape
-    width = kernels.PANEL_BYTES // out.itemsize
-    group = width * (4 if n >= _GROUPED_ROWS else 1)
-    # Scratch is handed from piece to piece: fresh pages cost a tenth of the work on them.
-    spare: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
-    for _ in range(parallel.threads()):
-        spare.put(np.empty(int(layout.padded(n)) * group, out.dtype))
-
-    def form(begin: int) -> None:
-        panels = spare.get()
-        kernels.form_columns(V, T, signs, n, begin, min(begin + group, p), panels, out)
-        spare.put(panels)
-
+        frame.take_part(key, stream, True, (0, 0), (0, 0), batch)
     # The last columns meet all reflectors: longest pieces first.
-    parallel.spread(form, [(begin,) for begin in reversed(range(0, p, group))])
+    parallel.spread(
+        lambda c: frame.take_part(key, stream, False, (0, 0), (c, min(c + frame.group, p)), batch),
+        [(c,) for c in reversed(range(0, p, frame.group))],
+    )

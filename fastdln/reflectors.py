@@ -214,7 +214,9 @@ class HaarReflectors:
         )
         for i, block in enumerate(blocks):
             S = grams[owner == i].sum(axis=0, dtype=self.dtype)
-            kernels.invert(block.count, S, sizes[i], block.minus_T)
+            kernels.invert(
+                block.count, S, sizes[i], block.minus_T, np.empty(kernels.INVERT_WORK, self.dtype)
+            )
         return blocks
 
     def _empty(self, number: int, V: np.ndarray) -> _Block:
@@ -228,8 +230,9 @@ class HaarReflectors:
         scratch = np.empty(min(block.V.size, BLOCK * kernels.PACKED_ROWS), self.dtype)
         key, stream = np.uint64(self.key), np.uint64(self.stream)
         kernels.draw_rows(
-            key, stream, self.n, block.j, block.count, begin, end, block.V, 0, squares, scratch
-        )
+            key, stream, self.n, block.j, block.count, begin, end, block.V, 0, squares,
+            np.empty(BLOCK, np.intp), scratch,
+        )  # fmt: skip
 
     def _operand(self, X: Any, rows: int) -> np.ndarray:
         X = np.asarray(X)

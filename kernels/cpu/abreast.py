@@ -21,8 +21,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .jit import exact_kernel
-from .random import fill_across
-from .reflectors import first_normal, lanes_of, merged
+from .random import fill_across, merged
+from .reflectors import clear, first_normal, lanes_of
 from .tiles import WIDE, _Tile, lanes
 
 # Reflectors of a block, and vectors that `solved` needs for it: 4 on and 6 above the diagonal.
@@ -294,8 +294,7 @@ def _lay_out(n, p, block, width, work, V, normals, pairs):
     """Copy the normals of a block to their places in V, zeros above them."""
     j = block * BLOCK
     v = V + block * BLOCK * (n + BLOCK) * width
-    for i in range(v, v + BLOCK * BLOCK * width):
-        work[i] = 0.0
+    clear(work, v, BLOCK * BLOCK * width)
     for a in range(BLOCK):
         if j + a < p:
             number = first_normal(n, j + a)
@@ -305,8 +304,7 @@ def _lay_out(n, p, block, width, work, V, normals, pairs):
                 number += 1
         else:
             for i in range(a, n - j):
-                for l in range(width):
-                    work[v + (i * BLOCK + a) * width + l] = 0.0
+                clear(work, v + (i * BLOCK + a) * width, width)
 
 
 @merged
@@ -325,8 +323,7 @@ def _form_group(n, p, first, group, width, work, V, solvers, signs, panels):
     size = n * COLUMNS * width
     for c in range(first, min(first + group, p), COLUMNS):
         q = panels + (c - first) // COLUMNS * size
-        for i in range(q, q + size):
-            work[i] = 0.0
+        clear(work, q, size)
         stop = min(c + COLUMNS, p)
         for i in range(c, stop):
             move(work, signs + i * width, work, q + (i * COLUMNS + i - c) * width)

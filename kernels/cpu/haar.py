@@ -8,49 +8,96 @@ after its own and has nothing above the first row that one has reached: 4/3 n³ 
 
 import numpy as np
 
+from . import reflectors
 from .jit import exact_kernel
+from .random import merged
 from .reflectors import (
     BLOCK,
+    INVERT_WORK,
+    NO,
+    _0,
     add_products,
     block_start,
+    clear,
     draw_rows,
     finish_vectors,
     gather,
     invert,
     lanes_of,
-    merged,
     padded,
     scatter,
     times_minus_t,
-    work_size,
 )
 
 # Bytes of one row of a panel: four AVX-512 registers.
 PANEL_BYTES = 256
 
 
-@exact_kernel
-def prepare_block(key, stream, n, p, block, V, T, signs, work):
-    """Draw one block of an n × p frame: its part of V, of −T and of the diagonal D.
+def work_size(n):
+    """Return how many numbers of scratch `form_frames` takes, besides panels."""
+    width = PANEL_BYTES // 4  # as for the smaller kind
+    return reflectors.work_size(n) + 2 * int(BLOCK) * width
 
-    V has ``block_start(n, blocks)`` numbers, T BLOCK² a block, `signs` p, the
-    scratch `work` has ``work_size(n)``.
+
+@exact_kernel
+def form_frames(
+    key,
+    stream,
+    special,
+    first,
+    last,
+    begin,
+    end,
+    group,
+    V,
+    T,
+    signs,
+    small,
+    where,
+    work,
+    panels,
+    out,
+):
+    """Take part in filling out[k], n × p, with the Haar frame of stream + k, for all k.
+
+    Prepares blocks first ≤ b < last of reflectors, then forms columns begin ≤ c < end from all
+    blocks, `group`, a multiple of the panel width, at a time.
+
+    V has ``block_start(n, blocks)`` numbers, T BLOCK² a block, `signs` p. Scratch: 2·BLOCK
+    float64 in `small`, BLOCK intp in `where`, ``work_size(n)`` in `work`, padded(n) rows of
+    PANEL_BYTES for each panel of a group in `panels`.
+
+    One kernel for both steps: with one of each and a third to call them, LLVM optimised all of
+    it once more, for a second.
     """
+    n, p = out.shape[1:]
+    for k in range(out.shape[0]):
+        for block in range(first, last):
+            _prepare_block(key, stream + np.uint64(k), n, p, block, V, T, signs, small, where, work)
+        if special:
+            _set_determinant(signs, n)
+        for c in range(begin, end, group):
+            _form_columns(V, T, signs, n, c, min(c + group, end), panels, work, out[k])
+
+
+@merged
+def _prepare_block(key, stream, n, p, block, V, T, signs, small, where, work):
+    """Draw one block of an n × p frame: its part of V, of −T and of the diagonal D."""
     j = block * BLOCK
     count = min(BLOCK, p - j)
     rows = padded(n) - j
     v0 = block_start(n, block)
-    S, scratch = work[: BLOCK * BLOCK], work[BLOCK * BLOCK :]
-    squares, sizes = np.empty(BLOCK), np.empty(BLOCK)
-    S[:] = 0.0
-    draw_rows(key, stream, n, j, count, 0, rows, V, v0, squares, scratch)
+    inverse, drawn = BLOCK * BLOCK, BLOCK * BLOCK + INVERT_WORK
+    squares, sizes = small[:BLOCK], small[BLOCK:]
+    clear(work, _0, BLOCK * BLOCK)
+    draw_rows(key, stream, n, j, count, _0, rows, V, v0, squares, where, work[drawn:])
     finish_vectors(count, V, v0, squares, sizes, signs[j:])
-    add_products(V, v0, 0, rows, padded(count), S)
-    invert(count, S, sizes, T[block * BLOCK * BLOCK : (block + 1) * BLOCK * BLOCK])
+    add_products(V, v0, _0, rows, padded(count), work)
+    invert(count, work, sizes, T[block * BLOCK * BLOCK :], work[inverse:])
 
 
 @merged
-def set_determinant(signs, n):
+def _set_determinant(signs, n):
     """Choose the last sign so that the n × n matrix has determinant one.
 
     A reflection has determinant −1, so that of Q is the product of −D's diagonal.
@@ -62,19 +109,18 @@ def set_determinant(signs, n):
         signs[n - 1] = -signs[n - 1]
 
 
-@exact_kernel
-def form_columns(V, T, signs, n, begin, end, panels, out):
-    """Write columns begin ≤ c < end, a multiple of the panel width apart, of Q into `out`.
+@merged
+def _form_columns(V, T, signs, n, begin, end, panels, work, out):
+    """Write columns begin ≤ c < end of Q into `out`.
 
-    `panels` is scratch for these columns: padded(n) rows of PANEL_BYTES for each panel. All its
-    panels go through one block of reflectors before the next block is fetched.
+    All their panels go through one block of reflectors before the next block is fetched.
     """
     width = PANEL_BYTES // out.itemsize
-    lanes = lanes_of(out)
+    lanes = lanes_of(panels)
     size = padded(n) * width
-    Z, W = np.empty(BLOCK * width, out.dtype), np.empty(BLOCK * width, out.dtype)
+    Z, W = work[: BLOCK * width], work[BLOCK * width : 2 * BLOCK * width]
     for c in range(begin, end, width):
-        _start(signs, c, min(c + width, end), panels[(c - begin) // width * size :][:size], width)
+        _start(signs, c, min(c + width, end), panels, (c - begin) // width * size, size, width)
     last = (end - 1) // BLOCK
     for block in range(last, -1, -1):
         for c in range(begin, end, width):
@@ -84,26 +130,26 @@ def form_columns(V, T, signs, n, begin, end, panels, out):
                 q0 = (c - begin) // width * size
                 _reflect(V, T, n, signs.size, block, c, stop, panels, q0, width, wide, Z, W)
     for c in range(begin, end, width):
-        _finish(panels[(c - begin) // width * size :], width, c, min(c + width, end), out)
+        _finish(panels, (c - begin) // width * size, width, c, min(c + width, end), out)
 
 
 @merged
-def _start(signs, c, stop, panel, width):
+def _start(signs, c, stop, panels, q0, size, width):
     """Set a panel to its columns of the diagonal matrix D."""
-    panel[:] = 0.0
+    clear(panels, q0, size)
     for i in range(c, stop):
-        panel[i * width + i - c] = signs[i]
+        panels[q0 + i * width + i - c] = signs[i]
 
 
 @merged
-def _finish(panel, width, c, stop, out):
+def _finish(panels, q0, width, c, stop, out):
     """Copy a panel to columns c ≤ ... < stop of `out`."""
     n, p = out.shape
     flat = out.reshape(n * p)
     for i in range(n):
-        source, target = np.uintp(i * width), np.uintp(i * p + c)
+        source, target = np.uintp(q0 + i * width), np.uintp(i * p + c)
         for a in range(np.uintp(stop - c)):
-            flat[target + np.uintp(a)] = panel[source + np.uintp(a)]
+            flat[target + np.uintp(a)] = panels[source + np.uintp(a)]
 
 
 @merged
@@ -115,27 +161,7 @@ def _reflect(V, T, n, p, block, c, stop, panels, q0, width, wide, Z, W):
     # Rows that are not zero: those of D before the panel's first block, then all reached so far.
     fresh = (stop - 1) // BLOCK == block
     top = max(j, min(c, j + BLOCK))
-    Z[:] = 0.0
+    clear(Z, _0, BLOCK * width)
     gather(V, v0, j, count, panels, q0, width, wide, top, stop if fresh else n, Z, width)
-    times_minus_t(T, block * BLOCK * BLOCK, count, False, Z, width, wide, W)
+    times_minus_t(T, block * BLOCK * BLOCK, count, NO, Z, width, wide, W)
     scatter(V, v0, j, count, W, width, wide, panels, q0, width, j, padded(n))
-
-
-@exact_kernel
-def form_matrices(key, stream, special, out):
-    """Fill out[k], n × p, with the Haar frame of stream + k."""
-    n, p = out.shape[1:]
-    blocks = (p + BLOCK - 1) // BLOCK
-    width = PANEL_BYTES // out.itemsize
-    V = np.empty(block_start(n, blocks), out.dtype)
-    T = np.empty(blocks * BLOCK * BLOCK, out.dtype)
-    signs = np.empty(p, out.dtype)
-    panel = np.empty(padded(n) * width, out.dtype)
-    work = np.empty(work_size(n), out.dtype)
-    for k in range(out.shape[0]):
-        for block in range(blocks):
-            prepare_block(key, stream + np.uint64(k), n, p, block, V, T, signs, work)
-        if special:
-            set_determinant(signs, n)
-        for c in range(0, p, width):
-            form_columns(V, T, signs, n, c, min(c + width, p), panel, out[k])

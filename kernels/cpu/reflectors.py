@@ -13,17 +13,14 @@ vector (`block_start`). Every product goes through `sweep`, whose sums run along
 with one fused multiply-add a term: no vector width and no split of the work changes a bit.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 
 from .jit import exact_kernel
-from .random import fill_normals
+from .random import fill_normals, inlined, merged
 from .tiles import WIDE, lanes, product_tile
 
-# Indices as NumPy integers: Numba would compile `sweep` anew for each literal it is called with.
+# Constants as NumPy's: Numba would compile a kernel anew for each literal it is called with.
+NO = np.bool_(False)
 _0 = np.intp(0)
 _1 = np.intp(1)
 BLOCK = np.intp(32)
@@ -32,45 +29,44 @@ TILE = np.intp(4)
 PACKED_ROWS = 2048
 # Rows gathered at a time: their part of V and of the panel fit the first-level cache.
 GATHERED_ROWS = 64
+# Numbers of scratch that `invert` takes.
+INVERT_WORK = 2 * int(BLOCK * TILE)
 _LANES_32 = lanes(np.float32)
 _LANES_64 = lanes(np.float64)
 
 
-def merged(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile as `exact_kernel` does, but as part of every kernel that calls it.
-
-    Numba optimises the code of a separate callee again for each caller, and for each caller's
-    caller: the kernels here took three times as long to compile.
-    """
-    options = {"fastmath": False, "error_model": "numpy", "inline": "always"}
-    return numba.njit(cache=True, nogil=True, **options)(function)
+@inlined
+def clear(out, begin, count):
+    """Set ``out[begin : begin + count]`` to zero: an assignment to the slice compiles for long."""
+    for i in range(np.uintp(count)):  # unsigned, for the check of negative indices costs as much
+        out[np.uintp(begin) + np.uintp(i)] = 0.0
 
 
-@merged
+@inlined
 def lanes_of(array):
     """Return how many numbers of a float array one vector register holds."""
     return _LANES_32 if array.itemsize == 4 else _LANES_64
 
 
-@merged
+@inlined
 def padded(n):
     """Return n rounded up to whole tiles."""
     return (n + TILE - 1) // TILE * TILE
 
 
-@merged
+@inlined
 def block_start(n, block):
     """Return where V of a block starts in the vector that holds all blocks of an n-row frame."""
     return (block * padded(n) - block * (block - 1) // 2 * BLOCK) * BLOCK
 
 
-@merged
+@inlined
 def work_size(n):
     """Return how many numbers of scratch the preparation of a block of n-row frames takes."""
-    return BLOCK * BLOCK + BLOCK * min(padded(n), PACKED_ROWS)
+    return BLOCK * BLOCK + INVERT_WORK + BLOCK * min(padded(n), PACKED_ROWS)
 
 
-@merged
+@inlined
 def first_normal(n, j):
     """Return the number, in its stream, of the first normal of reflector j of n-row frames."""
     return j * n - j * (j - 1) // 2
@@ -102,21 +98,22 @@ def sweep(tiles, wide, X, x0, x_tile, x_row, x_k, Y, y0, y_tile, y_k, out, o0, o
         v += step
 
 
-@merged
-def draw_rows(key, stream, n, j, count, begin, end, V, v0, squares, scratch):
+@exact_kernel
+def draw_rows(key, stream, n, j, count, begin, end, V, v0, squares, where, scratch):
     """Draw rows begin ≤ i < end of reflectors j, ..., j + count − 1 into V, Σ x² into `squares`.
 
     Rows are counted from row j of the frame, V's first; rows from n − j to the padding are
-    zero. `squares` has BLOCK float64 numbers, `scratch` BLOCK × PACKED_ROWS of V's kind.
+    zero. `squares` has BLOCK float64 numbers; scratch are `where`, BLOCK intp numbers, and
+    `scratch`, BLOCK × PACKED_ROWS of V's kind.
     """
-    squares[:] = 0.0
-    where = np.zeros(BLOCK, np.intp)
+    for a in range(BLOCK):
+        squares[a] = 0.0
     for row in range(begin, end, PACKED_ROWS):
         stop = min(row + PACKED_ROWS, end)
         drawn = min(stop, n - j)
         _draw(key, stream, n, j, count, row, drawn, scratch, where)
         _pack(count, row, drawn, scratch, where, V, v0, squares)
-        V[v0 + drawn * BLOCK : v0 + stop * BLOCK] = 0.0
+        clear(V, v0 + drawn * BLOCK, (stop - drawn) * BLOCK)
 
 
 @merged
@@ -149,7 +146,7 @@ def _pack(count, begin, end, scratch, where, V, v0, squares):
             squares[a] += np.float64(row[a]) * np.float64(row[a])
 
 
-@merged
+@exact_kernel
 def finish_vectors(count, V, v0, squares, sizes, signs):
     """Turn the heads x₀ into x₀ + σ|x|; write each d into `sizes` and −σ into `signs`.
 
@@ -164,7 +161,7 @@ def finish_vectors(count, V, v0, squares, sizes, signs):
         V[head] = x - length if x < 0.0 else x + length
 
 
-@merged
+@exact_kernel
 def add_products(V, v0, begin, end, count, S):
     """Add to S (BLOCK × BLOCK, flat) the upper part of VᵀV over rows begin ≤ i < end."""
     width = lanes_of(V)
@@ -181,33 +178,33 @@ def add_products(V, v0, begin, end, count, S):
             )  # fmt: skip
 
 
-@merged
-def invert(count, S, sizes, T):
+@exact_kernel
+def invert(count, S, sizes, T, scratch):
     """Write −T into the flat BLOCK × BLOCK matrix T, T⁻¹ = diag(sizes) + upper part of S.
 
     Of S the part strictly above the diagonal is read. Rows and columns of T from `count` on
-    become zero.
+    become zero. `scratch` has INVERT_WORK numbers: corners, then the rows of one tile.
     """
-    T[:] = 0.0
+    clear(T, _0, BLOCK * BLOCK)
     width = lanes_of(T)
-    corners = np.zeros(BLOCK * TILE, T.dtype)
-    rows = np.empty(TILE * BLOCK, T.dtype)
-    _invert_corners(count, S, sizes, corners)
+    rows = BLOCK * TILE
+    _invert_corners(count, S, sizes, scratch)
     for a in range(padded(count) - TILE, -1, -TILE):
         # −T's rows of this tile are −(inverse of its corner of T⁻¹) (I + S T') where T' are the
         # rows of −T below, which are zero before column a + TILE.
         below = a + TILE
         c = a // width
-        rows[:] = 0.0
+        clear(scratch, rows, TILE * BLOCK)
         for r in range(TILE):
-            rows[r * BLOCK + a + r] = 1.0
+            scratch[rows + r * BLOCK + a + r] = 1.0
         sweep(
             _1, BLOCK // width - c, S, a * BLOCK + below, _0, BLOCK, _1,
             T, below * BLOCK + c * width, _0, BLOCK,
-            rows, c * width, TILE * BLOCK, padded(count) - below, _0,
+            scratch, rows + c * width, TILE * BLOCK, padded(count) - below, _0,
         )  # fmt: skip
         sweep(
-            _1, BLOCK // width - c, corners, a * TILE, _0, TILE, _1, rows, c * width, _0, BLOCK,
+            _1, BLOCK // width - c, scratch, a * TILE, _0, TILE, _1,
+            scratch, rows + c * width, _0, BLOCK,
             T, a * BLOCK + c * width, TILE * BLOCK, TILE, _0,
         )  # fmt: skip
 
@@ -215,6 +212,7 @@ def invert(count, S, sizes, T):
 @merged
 def _invert_corners(count, S, sizes, corners):
     """Write minus the inverse of each 4 × 4 corner on the diagonal of T⁻¹, one after the other."""
+    clear(corners, _0, BLOCK * TILE)
     for a in range(count, padded(count)):
         sizes[a] = np.inf
     for a in range(0, count, TILE):
@@ -232,7 +230,7 @@ def _invert_corners(count, S, sizes, corners):
         corners[c + 3] = wz * z + wy * yz + wx * (xz * z + xy * yz)
 
 
-@merged
+@exact_kernel
 def gather(V, v0, j, count, Q, q0, q_row, wide, begin, end, Z, z_row):
     """Add VᵀQ over rows begin ≤ i < end of the frame to Z: `count` rows of `wide` vectors.
 
@@ -249,7 +247,7 @@ def gather(V, v0, j, count, Q, q0, q_row, wide, begin, end, Z, z_row):
         )  # fmt: skip
 
 
-@merged
+@exact_kernel
 def scatter(V, v0, j, count, W, w_row, wide, Q, q0, q_row, begin, end):
     """Add V W to rows begin ≤ i < end of Q, whole tiles of rows."""
     row = begin
@@ -265,11 +263,11 @@ def scatter(V, v0, j, count, W, w_row, wide, Q, q0, q_row, begin, end):
     )  # fmt: skip
 
 
-@merged
+@exact_kernel
 def times_minus_t(T, t0, count, transposed, Z, z_row, wide, W):
     """Set W = −T Z, or −Tᵀ Z; rows of W lie as those of Z."""
     tiles = padded(count) // TILE
-    W[: padded(count) * z_row] = 0.0
+    clear(W, _0, padded(count) * z_row)
     if transposed:
         sweep(
             tiles, wide, T, t0, TILE, _1, BLOCK, Z, _0, _0, z_row,

@@ -34,9 +34,27 @@ def naive_frame(stream, n, p):
     return Q
 
 
+def buffers(n, p, dtype, panels=1):
+    """What `form_frames` needs, full of numbers that would be seen if they were used."""
+    blocks, block = -(-p // int(reflectors.BLOCK)), int(reflectors.BLOCK)
+    group = panels * haar.PANEL_BYTES // np.dtype(dtype).itemsize
+    sizes = (
+        int(reflectors.block_start(n, blocks)), blocks * block**2, p, 2 * block, block,
+        haar.work_size(n), int(reflectors.padded(n)) * group,
+    )  # fmt: skip
+    kinds = dtype, dtype, dtype, float, np.intp, dtype, dtype
+    filled = [
+        np.full(s, -1 if k is np.intp else np.nan, k) for s, k in zip(sizes, kinds, strict=True)
+    ]
+    return blocks, group, filled
+
+
 def form_matrices(stream, shape, dtype, special=False):
+    _, n, p = shape
     out = np.empty(shape, dtype)
-    haar.form_matrices(np.uint64(KEY), np.uint64(stream), special, out)
+    blocks, group, filled = buffers(n, p, dtype)
+    key, first = np.uint64(KEY), np.uint64(stream)
+    haar.form_frames(key, first, special, 0, blocks, 0, p, group, *filled, out)
     return out
 
 
@@ -55,19 +73,14 @@ FORMERS = pytest.mark.parametrize("form", [form_matrices, form_abreast])
 
 def form_by_pieces(stream, n, p, dtype, panels):
     """What `fastdln.haar` does with one large matrix: blocks, then groups of panels."""
-    blocks = -(-p // int(reflectors.BLOCK))
-    V = np.full(int(reflectors.block_start(n, blocks)), np.nan, dtype)
-    T = np.full(blocks * int(reflectors.BLOCK) ** 2, np.nan, dtype)
-    signs = np.empty(p, dtype)
-    work = np.full(int(reflectors.work_size(n)), np.nan, dtype)
+    blocks, group, filled = buffers(n, p, dtype, panels)
+    key, first, out = np.uint64(KEY), np.uint64(stream), np.empty((1, n, p), dtype)
     for block in range(blocks):
-        haar.prepare_block(np.uint64(KEY), np.uint64(stream), n, p, block, V, T, signs, work)
-    out = np.empty((n, p), dtype)
-    step = panels * haar.PANEL_BYTES // out.itemsize
-    scratch = np.full(int(reflectors.padded(n)) * step, np.nan, dtype)
-    for begin in range(0, p, step):
-        haar.form_columns(V, T, signs, n, begin, min(begin + step, p), scratch, out)
-    return out
+        haar.form_frames(key, first, False, block, block + 1, 0, 0, group, *filled, out)
+    for begin in range(0, p, group):
+        end = min(begin + group, p)
+        haar.form_frames(key, first, False, 0, 0, begin, end, group, *filled, out)
+    return out[0]
 
 
 SHAPES = [
@@ -144,7 +157,10 @@ def test_rows_drawn_in_chunks_are_the_rows_drawn_at_once(n, count, dtype):
     scratch = np.empty(block * reflectors.PACKED_ROWS, dtype)
     middle = rows // 8 * 4
     for part, (a, b) in zip(squares, ((0, middle), (middle, rows)), strict=True):
-        reflectors.draw_rows(np.uint64(KEY), np.uint64(4), n, j, count, a, b, V, 0, part, scratch)
+        reflectors.draw_rows(
+            np.uint64(KEY), np.uint64(4), n, j, count, a, b, V, 0, part,
+            np.empty(block, np.intp), scratch,
+        )  # fmt: skip
     np.testing.assert_array_equal(V.reshape(rows, block), expected)
     exact = (expected.astype(np.float64) ** 2).sum(axis=0)
     np.testing.assert_allclose(squares.sum(axis=0), exact, rtol=1e-13)
@@ -160,7 +176,7 @@ def test_minus_t_is_the_inverse(count, dtype, rng):
     gram = V[32:].astype(float).T @ V[32:].astype(float)
     sizes = np.diag(gram) / 2
     T = np.full(block * block, np.nan, dtype)
-    reflectors.invert(count, S, sizes, T)
+    reflectors.invert(count, S, sizes, T, np.full(reflectors.INVERT_WORK, np.nan, dtype))
     inverse = np.triu(gram, 1)[:count, :count] + np.diag(sizes[:count])
     T = T.reshape(block, block)
     tolerance = 100 * np.finfo(dtype).eps
@@ -171,17 +187,13 @@ def test_minus_t_is_the_inverse(count, dtype, rng):
 
 def test_kernels_run_with_jit_switched_off():
     code = """
-import numpy as np
-from fastdln.kernels.cpu import abreast, haar
-key, stream, words = np.uint64(123456789), np.uint64(9), np.empty(2048, np.uint64)
-for dtype in ("float64", "float32"):
-    for n, p in ((1, 1), (5, 3), (6, 6)):
-        out = np.empty((1, n, p), dtype)
-        haar.form_matrices(key, stream, False, out)
-        print(*out.astype(float).ravel().tolist())
-        out, work = np.empty(n * p, dtype), np.empty(abreast.work_size(n, p, dtype), dtype)
-        abreast.form_abreast(key, stream, n, p, 1, False, work, words, out)
-        print(*out.astype(float).tolist())
+import fastdln
+from fastdln import haar
+for rows in (100, 0):  # side by side, and in blocks
+    haar._ABREAST_ROWS = rows
+    for dtype in ("float64", "float32"):
+        for n, p in ((1, 1), (5, 3), (6, 6)):
+            print(*haar.haar_batch(123456789, 0, 9, 1, n, p, dtype).astype(float).ravel().tolist())
 """
     result = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
@@ -189,10 +201,9 @@ for dtype in ("float64", "float32"):
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     lines = iter(result.stdout.splitlines())
-    for dtype in ("float64", "float32"):
-        for n, p in ((1, 1), (5, 3), (6, 6)):
-            for form in (form_matrices, form_abreast):
+    for form in (form_abreast, form_matrices):
+        for dtype in ("float64", "float32"):
+            for n, p in ((1, 1), (5, 3), (6, 6)):
                 frame = np.array(next(lines).split(), float).reshape(n, p)
-                np.testing.assert_allclose(
-                    frame, form(9, (1, n, p), dtype)[0], atol=10 * np.finfo(dtype).eps
-                )
+                expected = form(9, (1, n, p), dtype)[0]
+                np.testing.assert_allclose(frame, expected, atol=10 * np.finfo(dtype).eps)
