@@ -1,6 +1,7 @@
 """Which card computes, whether it can, and what it has: every refusal says what to do about it."""
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +41,10 @@ class Card:
 def available() -> bool:
     """Return whether ``device="auto"`` can choose a card; never raises."""
     try:
-        require_gpu("gpu")
+        # What CuPy warns of when first imported is no business of those who asked for "auto".
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            require_gpu("gpu")
     except (ImportError, RuntimeError, ValueError):
         return False
     return True

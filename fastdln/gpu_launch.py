@@ -142,7 +142,7 @@ class Launcher:
         for value in arguments:
             if isinstance(value, np.generic):
                 continue
-            if isinstance(value, np.ndarray) or not hasattr(value, "__cuda_array_interface__"):
+            if not isinstance(value, self.xp.ndarray):
                 raise TypeError(f"a kernel reads arrays on the card, not {type(value).__name__}")
             if value.device.id != self.card.ordinal:
                 raise ValueError(f"an array is on gpu:{value.device.id}, the kernel on {self.card}")
