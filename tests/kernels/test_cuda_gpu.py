@@ -1,5 +1,6 @@
 """Refusals without a card; and on a card, everything against the CPU."""
 
+import ctypes
 import sys
 import types
 
@@ -60,6 +61,65 @@ def test_a_card_is_found(monkeypatch):
     card = gpu.require_gpu("gpu:1")
     assert (str(card), card.name, card.multiprocessors) == ("gpu:1", "Card", 132)
     assert gpu.available()
+
+
+class Lent:
+    """A NumPy array with the members of a CuPy array that a matrix product reads."""
+
+    def __init__(self, array):
+        self.shape, self.strides, self.dtype = array.shape, array.strides, array.dtype
+        self.data = types.SimpleNamespace(ptr=array.ctypes.data)
+
+
+def column_major_gemm(
+    handle, turned_a, turned_b, m, n, k, alpha, a, lead_a, step_a, b, lead_b, step_b, beta,
+    c, lead_c, step_c, frames,
+):  # fmt: skip
+    """Do what cublasDgemmStridedBatched documents, by addresses."""
+
+    def matrices(address, rows, columns, lead, step):
+        size = step * (frames - 1) + lead * (columns - 1) + rows
+        flat = np.ctypeslib.as_array((ctypes.c_double * size).from_address(address))
+        return np.lib.stride_tricks.as_strided(
+            flat, (frames, rows, columns), (8 * step, 8, 8 * lead)
+        )
+
+    assert lead_a >= (k if turned_a else m)
+    assert lead_b >= (n if turned_b else k)
+    assert lead_c >= m
+    A = matrices(a, *((k, m) if turned_a else (m, k)), lead_a, step_a)
+    B = matrices(b, *((n, k) if turned_b else (k, n)), lead_b, step_b)
+    C = matrices(c, m, n, lead_c, step_c)
+    scale_1, scale_2 = (ctypes.c_double.from_address(x).value for x in (alpha, beta))
+    product = (A.transpose(0, 2, 1) if turned_a else A) @ (B.transpose(0, 2, 1) if turned_b else B)
+    C[...] = scale_1 * product + (scale_2 * C if scale_2 else 0)
+
+
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(("m", "n", "k"), [(4, 3, 5), (1, 3, 5), (4, 1, 5), (4, 3, 1), (1, 1, 1)])
+def test_matrix_products_of_views(m, n, k, turned, add, monkeypatch, rng):
+    """Row-major views, transposed or not, are told to cuBLAS's column-major routine rightly."""
+    from fastdln.gpu_launch import Launcher
+
+    cublas = types.SimpleNamespace(dgemmStridedBatched=column_major_gemm, sgemmStridedBatched=None)
+    device = types.SimpleNamespace(get_cublas_handle=lambda: 0)
+    monkeypatch.setitem(sys.modules, "cupy", types.ModuleType("cupy"))
+    monkeypatch.setitem(
+        sys.modules, "cupy.cuda", types.SimpleNamespace(cublas=cublas, device=device)
+    )
+    launcher = object.__new__(Launcher)
+    launcher.dtype = np.dtype("float64")
+
+    def view(rows, columns, transposed):
+        if transposed:
+            return view(columns, rows, False).transpose(0, 2, 1)
+        return rng.standard_normal((3, rows + 2, columns + 3))[:, 1 : rows + 1, 2 : columns + 2]
+
+    A, B, C = view(m, k, turned[0]), view(k, n, turned[1]), view(m, n, False)
+    expected = A @ B + (C if add else 0)
+    launcher.multiply(Lent(C), Lent(A), Lent(B), add)
+    np.testing.assert_allclose(C, expected, rtol=1e-12, atol=1e-13)
 
 
 @pytest.fixture(scope="module")
