@@ -1,11 +1,11 @@
 """Haar-distributed orthogonal matrices and frames, singly and in batches."""
 
+import _thread
 import collections
 import math
 import numbers
 import queue
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -71,8 +71,8 @@ def haar_orthogonal(
         Of the matrices and of the arithmetic. Both are made of the same normals.
     special : bool
         Draw from SO(n), determinant +1; needs p = n.
-    device : {"cpu", "auto"}
-        Where to compute.
+    device : {"cpu", "gpu", "gpu:N", "auto"}
+        Where to compute; ``"auto"`` is the CPU. On a card the result is a CuPy array there.
     out : ndarray, optional
         C-contiguous array of the result's shape and dtype to fill and return.
 
@@ -102,13 +102,16 @@ def haar_orthogonal(
     >>> Q.shape
     (10, 4, 4)
     """
-    check.device(device)
+    device = check.device(device)
     n, p = frame_shape(n, p)
     if special and p < n:
         raise ValueError(f"special needs square matrices, but p = {p} is less than n = {n}")
     batch = _batch_shape(size)
     count = math.prod(batch)
     dtype = check.float_dtype(dtype)
+    if device != "cpu":
+        key, flags = seed_key(seed), (dtype, bool(special))
+        return _on_card(device, key, batch, (count, n, p), *flags, out)
     if out is None:
         _require_memory(n, p, count, dtype)
     out = result_array((*batch, n, p), dtype, out)
@@ -116,6 +119,25 @@ def haar_orthogonal(
         seed_key(seed), Stream.HAAR, 0, count, n, p, dtype, out.reshape(count, n, p), bool(special)
     )
     return out
+
+
+def _on_card(
+    device: str,
+    key: int,
+    batch: tuple[int, ...],
+    shape: tuple[int, int, int],
+    dtype: Any,
+    special: bool,
+    out: Any,
+) -> Any:
+    """Draw on a card; the matrices stay there, as a CuPy array."""
+    from .gpu import require_gpu
+    from .gpu_haar import haar_batch
+
+    if out is not None:
+        raise ValueError(f"out must be left out on {device!r}, where the result is a CuPy array")
+    drawn = haar_batch(require_gpu(device), key, Stream.HAAR, 0, *shape, dtype, special)
+    return drawn.reshape(*batch, *shape[1:])
 
 
 def haar_batch(
@@ -206,33 +228,38 @@ def _scratch(size: int, dtype: Any = np.uint64) -> np.ndarray:
 def _share(function: Callable[[Iterable[Any]], None], pieces: list[Any], workers: int) -> None:
     """Call ``function(some of the pieces)`` on `workers` threads, one of them the caller's own.
 
-    Each thread takes the next piece when it is done with one. With a pool, as in
-    `parallel.spread`, the caller would wait for twice as many threads to start.
+    Each thread takes the next piece when it is done with one, and only pieces are waited for: a
+    thread that starts late, on a busy machine, finds nothing left and delays nobody. A pool, as
+    in `parallel.spread`, would wait for all of its threads to start and to end.
     """
     todo = collections.deque(pieces)
-    errors: list[BaseException] = []
+    outcomes: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
 
-    def take() -> Iterable[Any]:
-        while not errors:
+    def take() -> Iterator[Any]:
+        while True:
             try:
-                yield todo.popleft()
+                piece = todo.popleft()
             except IndexError:
                 return
+            yield piece
+            outcomes.put(None)
 
     def run() -> None:
         try:
-            function(take())
+            if todo:
+                function(take())
         except BaseException as error:
-            errors.append(error)
+            outcomes.put(error)
+            for _ in take():  # nobody need do what is left
+                pass
 
-    others = [threading.Thread(target=run) for _ in range(min(workers, len(pieces)) - 1)]
-    for thread in others:
-        thread.start()
+    for _ in range(min(workers, len(pieces)) - 1):
+        _thread.start_new_thread(run, ())
     run()
-    for thread in others:
-        thread.join()
-    if errors:
-        raise errors[0]
+    for _ in pieces:
+        error = outcomes.get()
+        if error is not None:
+            raise error
 
 
 def _batch_shape(size: Any) -> tuple[int, ...]:

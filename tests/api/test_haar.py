@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 import fastdln
-from fastdln import memory, parallel, random
+from fastdln import haar, memory, parallel, random
 from fastdln.haar import haar_batch
 from fastdln.random import Stream
 
@@ -189,6 +189,22 @@ def test_a_matrix_depends_on_its_number_alone(n, p, dtype):
     assert len({Q.tobytes() for Q in batch}) == 5
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_shared_pieces_are_done_once_and_errors_raised(workers):
+    done = []
+    haar._share(lambda pieces: done.extend(pieces), list(range(100)), workers)
+    assert sorted(done) == list(range(100))
+    haar._share(lambda pieces: done.extend(pieces), [], workers)
+
+    def fail(pieces):
+        for piece in pieces:
+            if piece == 5:
+                raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        haar._share(fail, list(range(10)), workers)
+
+
 def test_batches_have_the_shape_asked_for():
     assert fastdln.haar_orthogonal(3).shape == (3, 3)
     assert fastdln.haar_orthogonal(3, 2, size=4).shape == (4, 3, 2)
@@ -252,7 +268,7 @@ def test_out_is_filled_and_returned(dtype):
         ({"n": 3, "seed": -1}, ValueError, "negative"),
         ({"n": 3, "seed": 0.5}, TypeError, "seed must be"),
         ({"n": 3, "device": "tpu"}, ValueError, "device"),
-        ({"n": 3, "device": "gpu"}, ValueError, "CPU"),
+        ({"n": 3, "device": "tpu"}, ValueError, "device must be"),
         ({"n": 3, "out": np.empty((3, 4))}, ValueError, "shape"),
         ({"n": 3, "out": np.empty((3, 3), "f4")}, TypeError, "dtype"),
         ({"n": 3, "out": np.empty((3, 3)).T}, ValueError, "C-contiguous"),
