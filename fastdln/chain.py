@@ -44,6 +44,8 @@ def end_to_end(weights: Sequence[np.ndarray], *, out: np.ndarray | None = None) 
     ValueError
         If there is no layer, a layer is empty, the shapes do not chain, or `out` does not fit.
     """
+    if _on_a_card(weights):
+        return _on_card("end_to_end", out, weights)
     layers = _checked(weights)
     out = _output("out", out, (layers[-1].shape[0], layers[0].shape[1]), layers)
     if len(layers) == 1:
@@ -80,6 +82,8 @@ def forward(
     TypeError, ValueError
         As `end_to_end`, and where X does not fit the first layer.
     """
+    if _on_a_card(weights):
+        return _on_card("forward", out, weights, X)
     layers = _checked(weights)
     X = _operand("X", X, layers[0].dtype, rows=layers[0].shape[1], of="columns of layer 1")
     outs = _outputs(out, [(w.shape[0], X.shape[1]) for w in layers], [*layers, X])
@@ -115,6 +119,8 @@ def gradients(
     TypeError, ValueError
         As `end_to_end`, and where G is not of shape (d_y, d).
     """
+    if _on_a_card(weights):
+        return _on_card("gradients", out, weights, G)
     layers = _checked(weights)
     shape = (layers[-1].shape[0], layers[0].shape[1])
     G = _operand("G", G, layers[0].dtype, rows=shape[0], of="rows of the last layer")
@@ -310,6 +316,22 @@ def _reference_gradients(layers: list[np.ndarray], G: np.ndarray, outs: list[np.
             np.matmul(G, a.T, out=out)
             G = w.T @ G
         outs[0][:] = G
+
+
+def _on_a_card(weights: Sequence[Any]) -> bool:
+    """Tell whether the first layer lies on a card, by the protocols; imports nothing."""
+    from .gpu_chain import on_a_card
+
+    return len(weights) > 0 and not isinstance(weights[0], np.ndarray) and on_a_card(weights[0])
+
+
+def _on_card(name: str, out: Any, *arguments: Any) -> Any:
+    """Call the function of this name for arrays on a card, which return new arrays."""
+    from . import gpu_chain
+
+    if out is not None:
+        raise ValueError("out must be left out for arrays on a card")
+    return getattr(gpu_chain, name)(*arguments)
 
 
 def _checked(weights: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -65,7 +65,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as stop:
             typer.echo(f"fastdln: {stop or 'stopped'}", err=True)
             _leave(130)
-        except (ValueError, TypeError, MemoryError, OSError) as error:
+        except (ValueError, TypeError, MemoryError, OSError, ImportError, RuntimeError) as error:
             if _tracebacks:
                 raise
             message = " ".join(str(error).split()) or type(error).__name__

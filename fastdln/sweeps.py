@@ -84,7 +84,8 @@ def sweep(
         Train on this cluster instead of on threads of this process. The results are written
         by this process.
     device : str
-        ``"cpu"`` or ``"auto"``.
+        ``"cpu"``, ``"gpu"``, ``"gpu:N"`` or ``"auto"``, as in `fastdln.train`. A card trains many
+        networks in one launch.
     progress : bool
         Whether to show progress on standard error.
     dtype : dtype, optional
@@ -130,7 +131,7 @@ def sweep(
         seed=_axis("seeds", seeds, least=0),
         step=setting.record_steps,
     )
-    pool = _pool(client, workers)
+    pool = _pool(client, workers, setting)
     plans = setting.plans(grid.cells())
     _require_memory(pool, plans.values(), grid)
     with ExitStack() as stack:
@@ -386,7 +387,15 @@ def work(plan: "Plan", steps: int) -> float:
     return plan.flops_per_step * max(steps, 1) + 25.0 * plan.bytes
 
 
-def _pool(client: Any, workers: Any) -> Threads | Cluster:
+def _pool(client: Any, workers: Any, setting: Setting) -> Any:
+    """Return what trains the cells: threads, a cluster, or a card."""
+    if client is None and setting.device != "cpu":
+        from .gpu import require_gpu
+        from .gpu_pool import OneCard
+
+        if workers is not None:
+            raise ValueError("workers is for the CPU; a card takes as many networks as fit")
+        return OneCard(require_gpu(setting.device), setting)
     if client is None:
         count = (
             parallel.threads() if workers is None else check.positive_integer("workers", workers)
@@ -397,7 +406,7 @@ def _pool(client: Any, workers: Any) -> Threads | Cluster:
     return Cluster(client)
 
 
-def _require_memory(pool: Threads | Cluster, plans: Iterable["Plan"], grid: Grid) -> None:
+def _require_memory(pool: Any, plans: Iterable["Plan"], grid: Grid) -> None:
     """Raise MemoryError if the largest networks, trained at the same time, would not fit."""
     sizes = sorted((plan.bytes for plan in plans), reverse=True)
     results = grid.bytes
@@ -411,6 +420,8 @@ def _require_memory(pool: Threads | Cluster, plans: Iterable["Plan"], grid: Grid
         )
         return
     memory.require(results, memory.available(), "keeping the results", "record fewer steps")
+    if not isinstance(pool, Cluster):
+        return  # a card plans its own memory
     for threads, limit in pool.memory():
         if limit:
             needed = sum(sizes[:threads])

@@ -1,7 +1,9 @@
 """Training one network: check, plan, start, descend, report."""
 
+import functools
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +129,9 @@ def train(
         Decides the network and the minibatches.
     dtype : {"float64", "float32"}, optional
         None means the given network's, or float64. Losses are float64 always.
-    device : {"cpu", "auto"}
+    device : {"cpu", "gpu", "gpu:N", "auto"}
+        ``"gpu"`` needs an NVIDIA card and CuPy (``fastdln[cuda12]`` or ``[cuda13]``); ``"auto"``
+        is the CPU until the card's kernels have been measured.
     method : {"auto", "reduced", "dense"}
         ``"reduced"`` trains a narrower network with exactly the same loss curve and raises where
         that is not exact; ``"dense"`` does not; ``"auto"`` reduces whenever it is exact. Dense
@@ -184,9 +188,9 @@ def train(
     floor = relative_floor(tolerance, chosen.dtype)
     rate = learning_rate_or_default(problem, learning_rate, len(chosen.full_widths) - 1)
     schedule = minibatches(problem, batch_size, key)
-    memory.require(
-        chosen.bytes, memory.available(), f"training {_described(chosen)}", "reduce width or depth"
-    )
+    if device == "cpu":
+        free, what = memory.available(), f"training {_described(chosen)}"
+        memory.require(chosen.bytes, free, what, "reduce width or depth")
     log.info("%s: %s", chosen.method, chosen.reason)
     objective = on_inputs(problem, whole=not rule.equivariant)
     if network is None:
@@ -197,9 +201,9 @@ def train(
     else:
         start = start_dense(iter(network.weights), objective.basis)
     rows = np.array(chosen.full_widths[1:], dtype=np.float64)
-    descent = Descent(
-        start.layers, chosen.widths, chosen.dtype, rows, rate, rule, objective, steps, floor,
-        schedule, kernel,
+    descent = _engine(device, kernel)(
+        start.layers, chosen.widths, chosen.dtype, rows, rate, rule, objective,
+        steps, floor, schedule,
     )  # fmt: skip
     descent.run(callback)
     return TrainResult(
@@ -215,12 +219,23 @@ def train(
     )
 
 
+def _engine(device: str, kernel: str) -> Callable[..., Any]:
+    """Return what makes a descent on this device; both kinds have the same interface."""
+    if device == "cpu":
+        return functools.partial(Descent, kernel=kernel)
+    if kernel != "auto":
+        raise ValueError(f"kernel chooses among the CPU's; on {device!r} it must be 'auto'")
+    from . import gpu, gpu_descent
+
+    return functools.partial(gpu_descent.Descent, card=gpu.require_gpu(device))
+
+
 def _described(chosen: Plan) -> str:
     hidden = chosen.full_widths[1:-1]
     return f"a network of depth {len(hidden) + 1} and width {max(hidden, default=0)}"
 
 
-def _lifted(chosen: Plan, start: Start, descent: Descent, rule: Rule, rate: float) -> Network:
+def _lifted(chosen: Plan, start: Start, descent: Any, rule: Rule, rate: float) -> Network:
     """Return the trained network at full width, keeping no more than its weights need."""
     widths, steps, chain = chosen.full_widths, descent.step, descent.chain
     form = lift(start.origins, chain.layer, lambda i: rule.complement(rate, widths[i + 1], steps))

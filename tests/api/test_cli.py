@@ -90,7 +90,7 @@ def test_info():
         (["train", "--width", "8"], "depth must be given"),
         (["train", "--width", "8", "--depth", "3", "--steps", "-1"], "steps must be at least 0"),
         (["train", "--width", "8", "--depth", "3", "--init", "xavier"], "not 'xavier'"),
-        (["train", "--width", "8", "--depth", "3", "--device", "gpu"], "device is 'gpu'"),
+        (["train", "--width", "8", "--depth", "3", "--device", "tpu"], "device must be"),
         (["train", "--width", "8", "--depth", "3", "--learning-rate", "nan"], "learning_rate"),
         (["train", "--width", "8", "--depth", "3", "--plot", "x.doc"], "must end in .png"),
         (["train", "--width", "8", "--depth", "3", "--plot", "no/x.png"], "no directory no"),

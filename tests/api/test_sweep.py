@@ -260,7 +260,6 @@ def test_other_arguments_are_refused_by_name(tmp_path, change, words):
         ({"dtype": "int32"}, TypeError, "dtype must be"),
         ({"method": "fast"}, ValueError, "method must be one of"),
         ({"method": "reduced"}, ValueError, "gaussian"),
-        ({"device": "gpu"}, ValueError, "device is 'gpu'"),
         ({"device": "tpu"}, ValueError, "device must be"),
         ({"workers": 0}, ValueError, "workers must be at least 1"),
         ({"problem": "paper"}, TypeError, "problem must have d_x, d_y, loss"),

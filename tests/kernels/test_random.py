@@ -7,8 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from fastdln.kernels.cpu import random
 from scipy import stats
+
+from fastdln.kernels.cpu import random
 
 MASK = 0xFFFFFFFF
 
