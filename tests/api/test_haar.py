@@ -6,6 +6,10 @@ wrong, a QR factorisation without the sign fix (Mezzadri 2007, §5) and Stewart'
 without the diagonal of signs (RandomMatrices.jl issue 65), and has to reject both.
 """
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -203,6 +207,22 @@ def test_shared_pieces_are_done_once_and_errors_raised(workers):
 
     with pytest.raises(MemoryError, match="no room"):
         haar._share(fail, list(range(10)), workers)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_draws_the_same():
+    code = """
+import os, fastdln
+from fastdln import parallel
+draw = lambda: fastdln.haar_orthogonal(20, size=3000, seed=1).tobytes()
+with parallel.limited(3):
+    first = draw()
+    child = os.fork()
+    if child == 0:
+        os._exit(draw() != first)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
 
 
 def test_batches_have_the_shape_asked_for():
