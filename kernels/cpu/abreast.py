@@ -20,8 +20,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .jit import exact_kernel
-from .random import fill_across, merged
+from .jit import kernel, part
+from .random import fill_across
 from .reflectors import clear, first_normal, lanes_of
 from .tiles import WIDE, _Tile, lanes
 
@@ -242,13 +242,13 @@ def work_size(n: int, p: int, dtype: Any) -> int:
     return int(_places(n, p, -(-p // BLOCK), width, max(width, COLUMNS))[-1])
 
 
-@merged
+@part
 def _pairs(n, p):
     """Return how many pairs of normals a frame takes."""
     return (first_normal(n, p) + 1) // 2
 
 
-@merged
+@part
 def _places(n, p, blocks, width, group):
     """Return where V, solvers, signs, normals, panels and a corner begin, and the end of all."""
     V = 0
@@ -260,7 +260,7 @@ def _places(n, p, blocks, width, group):
     return V, solvers, signs, normals, panels, corner, corner + width * width
 
 
-@exact_kernel
+@kernel
 def form_abreast(key, stream, n, p, count, special, work, words, out):
     """Fill `out`, flat, with the n × p Haar frames of `count` streams from `stream` on.
 
@@ -289,7 +289,7 @@ def form_abreast(key, stream, n, p, count, special, work, words, out):
             _write_group(n, p, c, group, width, work, panels, corner, out, k, members)
 
 
-@merged
+@part
 def _lay_out(n, p, block, width, work, V, normals, pairs):
     """Copy the normals of a block to their places in V, zeros above them."""
     j = block * BLOCK
@@ -307,7 +307,7 @@ def _lay_out(n, p, block, width, work, V, normals, pairs):
                 clear(work, v + (i * BLOCK + a) * width, width)
 
 
-@merged
+@part
 def _set_determinants(work, signs, n, width):
     """Choose the last signs so that all determinants are one, as `set_determinant` does."""
     for l in range(width):
@@ -317,7 +317,7 @@ def _set_determinants(work, signs, n, width):
         work[signs + (n - 1) * width + l] *= product
 
 
-@merged
+@part
 def _form_group(n, p, first, group, width, work, V, solvers, signs, panels):
     """Form columns first ≤ c < first + group of Q, panel by panel."""
     size = n * COLUMNS * width
@@ -339,7 +339,7 @@ def _form_group(n, p, first, group, width, work, V, solvers, signs, panels):
             )  # fmt: skip
 
 
-@merged
+@part
 def _write_group(n, p, first, group, width, work, panels, corner, out, k, members):
     """Write the columns of a group to their matrices, number k and on, `members` of them."""
     size = n * COLUMNS * width

@@ -9,8 +9,7 @@ after its own and has nothing above the first row that one has reached: 4/3 n³ 
 import numpy as np
 
 from . import reflectors
-from .jit import exact_kernel
-from .random import merged
+from .jit import kernel, part
 from .reflectors import (
     BLOCK,
     INVERT_WORK,
@@ -39,7 +38,7 @@ def work_size(n):
     return reflectors.work_size(n) + 2 * int(BLOCK) * width
 
 
-@exact_kernel
+@kernel
 def form_frames(
     key,
     stream,
@@ -80,7 +79,7 @@ def form_frames(
             _form_columns(V, T, signs, n, c, min(c + group, end), panels, work, out[k])
 
 
-@merged
+@part
 def _prepare_block(key, stream, n, p, block, V, T, signs, small, where, work):
     """Draw one block of an n × p frame: its part of V, of −T and of the diagonal D."""
     j = block * BLOCK
@@ -96,7 +95,7 @@ def _prepare_block(key, stream, n, p, block, V, T, signs, small, where, work):
     invert(count, work, sizes, T[block * BLOCK * BLOCK :], work[inverse:])
 
 
-@merged
+@part
 def _set_determinant(signs, n):
     """Choose the last sign so that the n × n matrix has determinant one.
 
@@ -109,7 +108,7 @@ def _set_determinant(signs, n):
         signs[n - 1] = -signs[n - 1]
 
 
-@merged
+@part
 def _form_columns(V, T, signs, n, begin, end, panels, work, out):
     """Write columns begin ≤ c < end of Q into `out`.
 
@@ -133,7 +132,7 @@ def _form_columns(V, T, signs, n, begin, end, panels, work, out):
         _finish(panels, (c - begin) // width * size, width, c, min(c + width, end), out)
 
 
-@merged
+@part
 def _start(signs, c, stop, panels, q0, size, width):
     """Set a panel to its columns of the diagonal matrix D."""
     clear(panels, q0, size)
@@ -141,7 +140,7 @@ def _start(signs, c, stop, panels, q0, size, width):
         panels[q0 + i * width + i - c] = signs[i]
 
 
-@merged
+@part
 def _finish(panels, q0, width, c, stop, out):
     """Copy a panel to columns c ≤ ... < stop of `out`."""
     n, p = out.shape
@@ -152,7 +151,7 @@ def _finish(panels, q0, width, c, stop, out):
             flat[target + np.uintp(a)] = panels[source + np.uintp(a)]
 
 
-@merged
+@part
 def _reflect(V, T, n, p, block, c, stop, panels, q0, width, wide, Z, W):
     """Apply one block of reflectors to the panel of columns c ≤ ... < stop."""
     j = block * BLOCK

@@ -31,4 +31,10 @@ def part(function: Callable[..., Any]) -> Callable[..., Any]:
     return numba.njit(**OPTIONS, inline="always")(function)
 
 
-exact_kernel = kernel
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile as `kernel` does, and let LLVM inline it always.
+
+    For what is called inside vectorised loops, which a call left over would stop, and is so small
+    that `part` would cost more in type inference.
+    """
+    return numba.njit(**OPTIONS, forceinline=True)(function)

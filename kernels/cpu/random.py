@@ -8,13 +8,9 @@ IEEE 754, whatever its vector width. All integers are uint64: Numba would promot
 signed ones to float64.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 
-from fastdln.kernels.cpu.jit import exact_kernel
+from .jit import inlined, kernel, part
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -67,22 +63,6 @@ _COS_3 = 0.0009192602745468447
 _COS_4 = -2.5202039028029178e-05
 _COS_5 = 4.710678405505227e-07
 _COS_6 = -6.329396344967424e-09
-
-
-def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile as `exact_kernel` does, and inline always: a call left over stops the vectoriser."""
-    options = {"fastmath": False, "error_model": "numpy", "forceinline": True}
-    return numba.njit(cache=True, nogil=True, **options)(function)
-
-
-def merged(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile as `exact_kernel` does, but as part of every kernel that calls it.
-
-    Numba optimises the code of a separate callee again for each caller, and for each caller's
-    caller: kernels took three times as long to compile.
-    """
-    options = {"fastmath": False, "error_model": "numpy", "inline": "always"}
-    return numba.njit(cache=True, nogil=True, **options)(function)
 
 
 @inlined
@@ -156,7 +136,7 @@ def normal_pair(key, stream, pair):
     return r * x, r * y
 
 
-@exact_kernel
+@kernel
 def fill_pairs(key, stream, pair, out):
     """Fill the contiguous vector `out`, of even length, from normal number 2 * pair on."""
     for step in range(np.uint64(out.size) >> _ONE):
@@ -166,7 +146,7 @@ def fill_pairs(key, stream, pair, out):
         out[_TWO * i + _ONE] = y
 
 
-@exact_kernel
+@kernel
 def fill_normals(key, stream, first, out):
     """Write normals first, first + 1, ... of a stream into the contiguous vector `out`.
 
@@ -188,7 +168,7 @@ def fill_normals(key, stream, first, out):
         out[end] = edge[0]
 
 
-@exact_kernel
+@kernel
 def fill_streams(key, stream, first, out):
     """Fill row j of the C-contiguous matrix `out` from stream + j, starting at number `first`."""
     for j in range(out.shape[0]):
@@ -199,7 +179,7 @@ def fill_streams(key, stream, first, out):
 ACROSS = np.uint64(1024)
 
 
-@merged
+@part
 def fill_across(key, stream, width, pairs, out, begin, words):
     """Write normals 2i and 2i + 1 of stream + l, l < width, to rows i and pairs + i of `out`.
 

@@ -15,8 +15,8 @@ with one fused multiply-add a term: no vector width and no split of the work cha
 
 import numpy as np
 
-from .jit import exact_kernel
-from .random import fill_normals, inlined, merged
+from .jit import inlined, kernel, part
+from .random import fill_normals
 from .tiles import WIDE, lanes, product_tile
 
 # Constants as NumPy's: Numba would compile a kernel anew for each literal it is called with.
@@ -72,7 +72,7 @@ def first_normal(n, j):
     return j * n - j * (j - 1) // 2
 
 
-@exact_kernel
+@kernel
 def sweep(tiles, wide, X, x0, x_tile, x_row, x_k, Y, y0, y_tile, y_k, out, o0, o_tile, count, less):
     """For each tile t add to four rows of out: ``out[a, :] += Σ_k X[a, k] Y[k, :]``.
 
@@ -98,7 +98,7 @@ def sweep(tiles, wide, X, x0, x_tile, x_row, x_k, Y, y0, y_tile, y_k, out, o0, o
         v += step
 
 
-@exact_kernel
+@kernel
 def draw_rows(key, stream, n, j, count, begin, end, V, v0, squares, where, scratch):
     """Draw rows begin ≤ i < end of reflectors j, ..., j + count − 1 into V, Σ x² into `squares`.
 
@@ -116,7 +116,7 @@ def draw_rows(key, stream, n, j, count, begin, end, V, v0, squares, where, scrat
         clear(V, v0 + drawn * BLOCK, (stop - drawn) * BLOCK)
 
 
-@merged
+@part
 def _draw(key, stream, n, j, count, begin, end, scratch, where):
     """Draw rows begin ≤ i < end; row i of reflector a will be ``scratch[where[a] + i]``."""
     base = first_normal(n, j)
@@ -132,7 +132,7 @@ def _draw(key, stream, n, j, count, begin, end, scratch, where):
             where[a] = a * PACKED_ROWS - top
 
 
-@merged
+@part
 def _pack(count, begin, end, scratch, where, V, v0, squares):
     """Transpose the drawn rows into V, where row i has zeros from column i + 1 or `count` on."""
     for i in range(begin, end):
@@ -146,7 +146,7 @@ def _pack(count, begin, end, scratch, where, V, v0, squares):
             squares[a] += np.float64(row[a]) * np.float64(row[a])
 
 
-@exact_kernel
+@kernel
 def finish_vectors(count, V, v0, squares, sizes, signs):
     """Turn the heads x₀ into x₀ + σ|x|; write each d into `sizes` and −σ into `signs`.
 
@@ -161,7 +161,7 @@ def finish_vectors(count, V, v0, squares, sizes, signs):
         V[head] = x - length if x < 0.0 else x + length
 
 
-@exact_kernel
+@kernel
 def add_products(V, v0, begin, end, count, S):
     """Add to S (BLOCK × BLOCK, flat) the upper part of VᵀV over rows begin ≤ i < end."""
     width = lanes_of(V)
@@ -178,7 +178,7 @@ def add_products(V, v0, begin, end, count, S):
             )  # fmt: skip
 
 
-@exact_kernel
+@kernel
 def invert(count, S, sizes, T, scratch):
     """Write −T into the flat BLOCK × BLOCK matrix T, T⁻¹ = diag(sizes) + upper part of S.
 
@@ -209,7 +209,7 @@ def invert(count, S, sizes, T, scratch):
         )  # fmt: skip
 
 
-@merged
+@part
 def _invert_corners(count, S, sizes, corners):
     """Write minus the inverse of each 4 × 4 corner on the diagonal of T⁻¹, one after the other."""
     clear(corners, _0, BLOCK * TILE)
@@ -230,7 +230,7 @@ def _invert_corners(count, S, sizes, corners):
         corners[c + 3] = wz * z + wy * yz + wx * (xz * z + xy * yz)
 
 
-@exact_kernel
+@kernel
 def gather(V, v0, j, count, Q, q0, q_row, wide, begin, end, Z, z_row):
     """Add VᵀQ over rows begin ≤ i < end of the frame to Z: `count` rows of `wide` vectors.
 
@@ -247,7 +247,7 @@ def gather(V, v0, j, count, Q, q0, q_row, wide, begin, end, Z, z_row):
         )  # fmt: skip
 
 
-@exact_kernel
+@kernel
 def scatter(V, v0, j, count, W, w_row, wide, Q, q0, q_row, begin, end):
     """Add V W to rows begin ≤ i < end of Q, whole tiles of rows."""
     row = begin
@@ -263,7 +263,7 @@ def scatter(V, v0, j, count, W, w_row, wide, Q, q0, q_row, begin, end):
     )  # fmt: skip
 
 
-@exact_kernel
+@kernel
 def times_minus_t(T, t0, count, transposed, Z, z_row, wide, W):
     """Set W = −T Z, or −Tᵀ Z; rows of W lie as those of Z."""
     tiles = padded(count) // TILE
