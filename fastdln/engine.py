@@ -58,6 +58,10 @@ class Chain:
             return self.layout.view(self.weights, self.layout.depth - 1 - index).T
         return self.layout.view(self.weights, index)
 
+    def release(self) -> None:
+        """Give back all but the weights: a result keeps them, and a sweep many results."""
+        self.products = self.C = self.D = np.empty(0, self.layout.dtype)
+
     def end_to_end(self) -> np.ndarray:
         """Return M, as the last pass 1 left it, in float64."""
         M = self._first_rows(self.products)[:, : self.layout.widths[0]].astype(np.float64)
@@ -139,6 +143,7 @@ class Descent:
                 pace.note(team, self.step - first, time.perf_counter() - begun)
                 if callback is not None:
                     callback(self.step, float(self.losses[self.step]))
+        self.chain.release()
 
     @property
     def floor(self) -> float:

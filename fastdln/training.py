@@ -207,7 +207,7 @@ def train(
     )  # fmt: skip
     descent.run(callback)
     return TrainResult(
-        loss=descent.losses[: descent.step + 1],
+        loss=descent.losses[: descent.step + 1].copy(),  # not a view of all steps allowed
         status=descent.status,
         steps_taken=descent.step,
         seconds=time.perf_counter() - begun,

@@ -1,5 +1,8 @@
 """Training against the naive loop at every step, and every way in which a run can end."""
 
+import gc
+import tracemalloc
+
 import naive
 import numpy as np
 import pytest
@@ -150,6 +153,22 @@ def test_theorem_4_1_bounds_a_wide_orthogonal_run_at_every_step():
     # 1e-13: rounding of the loss itself, relative to the first loss.
     assert (excess <= bound[: len(excess)] + 1e-13).all()
     assert excess[-1] < 1e-3
+
+
+def test_a_result_keeps_its_losses_and_weights_not_the_room_for_all_steps():
+    problem = fastdln.Regression(np.eye(4), np.ones((40, 4)))
+    arguments = {"width": 8, "depth": 400, "init": "gaussian", "learning_rate": 1e3}
+    fastdln.train(problem, **arguments, steps=1)  # compiles, which keeps memory of its own
+    gc.collect()
+    tracemalloc.start()
+    r = fastdln.train(problem, **arguments, steps=10**6)
+    gc.collect()
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert r.status == "diverged"
+    # Losses of a million steps would be 8 MB; the weights are 0.2 MB.
+    assert peak > 8 * 10**6
+    assert kept < r.loss.nbytes + 10**6
 
 
 def test_zero_steps_evaluate_the_loss_once():
