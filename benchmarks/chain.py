@@ -19,6 +19,7 @@ import numpy as np
 import fastdln
 from fastdln import parallel
 from fastdln.kernel_choice import choose, step_seconds
+from fastdln.kernels.cpu.chain import scratch_numbers
 from fastdln.kernels.cpu.descent import descend
 from fastdln.kernels.cpu.layout import aligned_zeros, make_layout
 from fastdln.kernels.cpu.team import new_meeting
@@ -66,6 +67,7 @@ class Steps:
         self.products = aligned_zeros(self.layout.product_size, dtype)
         edge = self.layout.q_padded * self.layout.widest
         self.costates = [aligned_zeros(edge, dtype) for _ in range(2)]
+        self.scratch = aligned_zeros(self.choice.team * scratch_numbers(dtype), dtype)
         self.rates = np.full(len(layers), RATE, dtype)
         self.target = np.ascontiguousarray(target, dtype=np.float64)
         self.step, self.losses = -1, np.empty(1)
@@ -93,7 +95,7 @@ class Steps:
             return descend_zigzag(
                 *network, *self.buffers, self.rates, one, *data, 2**62, -1.0, *place
             )
-        return descend(*network, self.rates, one, *data, -1.0, *place)
+        return descend(*network, self.scratch, self.rates, one, *data, -1.0, *place)
 
 
 def numpy_steps(case: str, dtype: str) -> Callable[[int], None]:

@@ -128,6 +128,7 @@ class Descent:
         self.choice: Choice = choose(
             self.chain.layout, parallel.threads(), kernel=kernel, plain=plain
         )
+        self._scratch = self._moving.scratch(self.chain.layout, self.choice.team)
 
     def run(self, callback: Callback | None = None) -> None:
         """Take all steps, or fewer where the loss converges or is no longer finite."""
@@ -183,6 +184,7 @@ class Descent:
         arrays: tuple[Any, ...] = (
             chain.weights, chain.layout.layers, chain.products, chain.C, chain.D
         )  # fmt: skip
+        (scratch,) = self._scratch
         problem = (*self._scale_and_target(), self._objective.constant, self.losses)
         if self.choice.kernel == "zigzag":
             buffers = zigzag_buffers(chain.layout, self.choice.team)
@@ -191,10 +193,10 @@ class Descent:
                 *arrays, *problem, *span, last, floor, *member
             )
         if moving.plain:
-            arrays = (*arrays, moving.rates, moving.decay)
+            arrays = (*arrays, scratch, moving.rates, moving.decay)
             return lambda span, floor, member: descend(*arrays, *problem, *span, floor, *member)
         momentum = moving.momentum, moving.rule.nesterov
-        arrays = (*arrays, moving.velocity, moving.rates, moving.pulls, *momentum)
+        arrays = (*arrays, scratch, moving.velocity, moving.rates, moving.pulls, *momentum)
         return lambda span, floor, member: descend_with_velocity(
             *arrays, *problem, *span, floor, *member
         )
@@ -215,7 +217,9 @@ class Descent:
 
     def _update(self, *member: Any) -> None:
         chain = self.chain
-        arrays = chain.weights, chain.layout.layers, chain.products, chain.C, chain.D
+        arrays = (
+            chain.weights, chain.layout.layers, chain.products, chain.C, chain.D, *self._scratch
+        )  # fmt: skip
         self._moving.update(arrays, self.step + 1, (*_geometry(chain.layout), *member))
 
     def _evaluate(self, together: Callable[..., Any]) -> None:

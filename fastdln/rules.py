@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from fastdln.kernels.cpu.adam import update_layers_with_adam
-from fastdln.kernels.cpu.chain import update_layers
-from fastdln.kernels.cpu.layout import aligned_zeros
+from fastdln.kernels.cpu.adam import slope_numbers, update_layers_with_adam
+from fastdln.kernels.cpu.chain import scratch_numbers, update_layers
+from fastdln.kernels.cpu.layout import Layout, aligned_zeros
 from fastdln.kernels.cpu.velocity import update_layers_with_velocity
 
 from . import check
@@ -89,7 +89,7 @@ class Moving:
     gradient descent first leaves ``1 − η λ`` of every weight.
     """
 
-    def __init__(self, rule: Rule, learning_rate: float, rows: np.ndarray, layout: Any):
+    def __init__(self, rule: Rule, learning_rate: float, rows: np.ndarray, layout: Layout):
         number = layout.dtype.type
         self.rule = rule
         states = [aligned_zeros(layout.size, layout.dtype) for _ in range(rule.states)]
@@ -107,6 +107,13 @@ class Moving:
     def plain(self) -> bool:
         """Whether the co-state starts as ``−η_1 G`` rather than as G."""
         return not self.adam and self.velocity.size == 0
+
+    def scratch(self, layout: Layout, team: int) -> tuple[np.ndarray, ...]:
+        """Return the buffers that the kernels need for a team of this size."""
+        sizes = [scratch_numbers(layout.dtype)]
+        if self.adam:
+            sizes.append(slope_numbers(layout))
+        return tuple(aligned_zeros(team * size, layout.dtype) for size in sizes)
 
     def update(self, chain: tuple[Any, ...], step: int, member: tuple[Any, ...]) -> None:
         """Update every layer by step number `step` (from 1), as this member of the team."""

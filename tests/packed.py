@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from fastdln.kernels.cpu import layout, team
+from fastdln.kernels.cpu import chain, layout, team
 from fastdln.kernels.cpu.tiles import lanes
 
 
@@ -21,6 +21,9 @@ class Packed:
         self.products = layout.aligned_zeros(self.layout.product_size, dtype) + np.nan
         edge = self.layout.q_padded * self.layout.widest
         self.C, self.D = (layout.aligned_zeros(edge, dtype) for _ in range(2))
+
+        # For a team of four.
+        self.scratch = layout.aligned_zeros(4 * chain.scratch_numbers(dtype), dtype) + np.nan
 
     def geometry(self):
         return self.layout.q, self.layout.q_padded, lanes(self.layout.dtype)

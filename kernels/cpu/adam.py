@@ -1,17 +1,32 @@
-"""Pass 2 with Adam (Kingma & Ba 2015): the gradient of four rows at a time, never all of it."""
+"""Pass 2 with Adam (Kingma & Ba 2015): the gradient of a few rows at a time, never all of it."""
 
 import numpy as np
 
-from .chain import ONE, ZERO, dot_rows, finish_costate, row_blocks, strip4
+from .chain import (
+    FOUR,
+    FRESH,
+    ONE,
+    ZERO,
+    add_product,
+    clear_costate_padding,
+    costate_columns,
+    share_rows,
+)
 from .jit import kernel, part
-from .layout import OFFSET, PRODUCT, STRIDE
+from .layout import OFFSET, PRODUCT, STRIDE, VECTORS, Layout
 from .team import meet, share
+from .tiles import lanes
+
+
+def slope_numbers(layout: Layout) -> int:
+    """Return the numbers that a member of a team needs for the gradient of the rows it visits."""
+    return max(lanes(layout.dtype), 4) * layout.widest
 
 
 @kernel
 def update_layers_with_adam(
-    weights, layers, products, C, D, mean, square, rates, scales, pull, beta1, beta2, epsilon,
-    step, q, q_padded, lane, rank, team, meeting,
+    weights, layers, products, C, D, scratch, slopes, mean, square, rates, scales, pull, beta1,
+    beta2, epsilon, step, q, q_padded, lane, rank, team, meeting,
 ):  # fmt: skip
     """Update every layer by Adam, forming the co-states in the same visits.
 
@@ -19,6 +34,8 @@ def update_layers_with_adam(
     ----------
     C, D : ndarray, flat, q_padded × widest
         C holds G itself on entry; both are overwritten.
+    scratch, slopes : ndarray
+        `chain.scratch_numbers` and `slope_numbers` for every member of the team.
     mean, square : ndarray
         Running means of the gradient and of its square, laid out as the weights.
     rates, scales : ndarray of the weights' dtype, shape (depth,)
@@ -30,41 +47,30 @@ def update_layers_with_adam(
         Number of this step, from 1.
     """
     last = layers.shape[0] - 1
-    ones = np.ones_like(rates)
-    slope = np.empty(4 * D.size // q_padded, dtype=weights.dtype)
+    visit = max(lane, FOUR)
+    each = slopes.size // team
+    slope = slopes[rank * each : (rank + 1) * each]
     first, second = 1 - beta1**step, 1 - beta2**step
     for layer in range(last):
-        begin, end = share(row_blocks(layers, layer), rank, team)
+        begin, end = share_rows(layers, layer, lane, rank, team)
         stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
-        for block in range(begin, end):
-            w = layers[layer, OFFSET] + 4 * block * stride
-            b = layers[layer + 1, PRODUCT] + 4 * block
-            vectors = stride // lane
-            dot_rows(C, ZERO, stride, weights, w, stride, D, 4 * block, above, q_padded, vectors)
-            g = slope[: 4 * stride]
-            g[:] = 0
-            strip4(
-                products,
-                b,
-                ONE,
-                above,
-                C,
-                ZERO,
-                stride,
-                g,
-                ZERO,
-                stride,
-                q_padded,
-                lane,
-                ZERO,
-                vectors,
+        for row in range(begin, end, visit):
+            count = min(visit, end - row)
+            costate_columns(
+                weights, layers, C, ZERO, D, ZERO, layer, row, count, q_padded, scratch, rank, lane
             )
-            here = slice(w, w + 4 * stride)
+            w, b = layers[layer, OFFSET] + row * stride, layers[layer + 1, PRODUCT] + row
+            g = slope[: count * stride]
+            add_product(
+                products, b, ONE, above, C, ZERO, stride, g, ZERO, stride, count, q_padded, lane,
+                ZERO, layers[layer, VECTORS], FRESH,
+            )  # fmt: skip
+            here = slice(w, w + count * stride)
             _adapt(
                 weights[here], g, mean[here], square[here], rates[layer], scales[layer], pull,
                 beta1, beta2, epsilon, first, second,
             )  # fmt: skip
-        finish_costate(layers, layer, D, ones, q, q_padded, begin, end)
+        clear_costate_padding(layers, layer, D, q_padded, begin, end)
         C, D = D, C
         meet(meeting, team)
     stride = layers[last, STRIDE]

@@ -9,17 +9,22 @@ Work is split so that every number is summed in the same order for any team: pas
 a layer, pass 2 by its rows. The same bits come out for any number of threads.
 """
 
+from typing import Any
+
 import numpy as np
 
 from .jit import kernel, part
-from .layout import OFFSET, PRODUCT, ROWS, STRIDE
+from .layout import COLUMNS, OFFSET, PRODUCT, ROWS, STRIDE, VECTORS
 from .team import meet, share
-from .tiles import WIDE, dot_tile, fetch, product_tile
+from .tiles import WIDE, dot_tile, fetch, lanes, product_tile, turn_tile
 
 # Bytes of weights above which they are taken to come from memory rather than from cache.
 FAR = 24 * 2**20
 # Numba compiles a kernel anew for every literal that it is called with; for these it does not.
 ZERO, ONE, FOUR = np.intp(0), np.intp(1), np.intp(4)
+# Whether a product is written, or added to what is there. Clearing first was slow: a loop over a
+# few hundred numbers becomes a call of memset, which took 40% of pass 1 at width 26.
+FRESH, MORE = np.bool_(True), np.bool_(False)
 # Rows of a layer that one call adds to a product. From cache 128 beat 16 by a fifth to a third
 # (fewer calls); from memory 16, fetched one block ahead, beat no fetching by a third.
 NEAR_TERMS, FAR_TERMS = 128, 16
@@ -27,35 +32,45 @@ NEAR_TERMS, FAR_TERMS = 128, 16
 # pass 2 of widths 100 to 300 1.8 to 2.5 times as fast, for a call costs as much as its work on
 # 4 rows of 100, and every visit reads B and C anew.
 VISIT_BYTES, VISIT_ROWS = 2**18, 64
+# Layers of at most so many vectors a row are transposed for the next co-state. Sums across lanes
+# cost as much as 2 vectors of multiply-adds, a transposition as 1 or 2: at width 26 in float32 the
+# co-states took 580 cycles a layer by dot products and 420 by transposing.
+TURNED_VECTORS = 2
 
 
 @part
 def strip_rows(left):
-    """Return how many of `left` (padded) rows the next strip takes: 5, 4, 2 or 1."""
-    if left >= 5 and left % 4 != 0:
+    """Return how many of `left` rows the next strip takes: 5, 4, 2 or 1.
+
+    Five, where what is left then is made of fives and fours: twenty sums keep the processor's two
+    multiply-add units busy, sixteen do not quite (updating a layer of 100 rows by strips of four
+    took a quarter longer).
+    """
+    after = left - 5
+    if after >= 12 or after == 0 or after == 4 or after == 5 or 8 <= after <= 10:
         return 5
     if left >= 4:
         return 4
-    return left
+    return 2 if left >= 2 else 1
 
 
 def _panel(wide):
     """Return the kernel that adds a product to all rows of `wide` vectors."""
 
     @part
-    def panel(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count):
+    def panel(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, fresh):
         a = 0
         while a < rows:
             n = strip_rows(rows - a)
             x, o = x0 + a * x_row, o0 + a * o_row
             if n == 5:
-                product_tile(5, wide, X, x, x_row, x_k, Y, y0, y_k, out, o, o_row, count)
+                product_tile(5, wide, X, x, x_row, x_k, Y, y0, y_k, out, o, o_row, count, fresh)
             elif n == 4:
-                product_tile(4, wide, X, x, x_row, x_k, Y, y0, y_k, out, o, o_row, count)
+                product_tile(4, wide, X, x, x_row, x_k, Y, y0, y_k, out, o, o_row, count, fresh)
             elif n == 2:
-                product_tile(2, wide, X, x, x_row, x_k, Y, y0, y_k, out, o, o_row, count)
+                product_tile(2, wide, X, x, x_row, x_k, Y, y0, y_k, out, o, o_row, count, fresh)
             else:
-                product_tile(1, wide, X, x, x_row, x_k, Y, y0, y_k, out, o, o_row, count)
+                product_tile(1, wide, X, x, x_row, x_k, Y, y0, y_k, out, o, o_row, count, fresh)
             a += n
 
     return panel
@@ -65,8 +80,12 @@ _panel1, _panel2, _panel3, _panel_wide = (_panel(n) for n in (1, 2, 3, WIDE))
 
 
 @kernel
-def add_product(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, lane, begin, end):
+def add_product(
+    X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, lane, begin, end, fresh
+):
     """``out[a, v] += Σ_k X[a, k] Y[k, v]`` for any (padded) `rows`, vectors ``begin ≤ v < end``.
+
+    Where `fresh`, the product is written, whatever `out` holds.
 
     All rows visit a tile's columns before the next tile: that part of Y stays in the first-level
     cache meanwhile.
@@ -74,20 +93,20 @@ def add_product(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, lane
     v = begin
     while v + WIDE <= end:
         y, o = y0 + v * lane, o0 + v * lane
-        _panel_wide(X, x0, x_row, x_k, Y, y, y_k, out, o, o_row, rows, count)
+        _panel_wide(X, x0, x_row, x_k, Y, y, y_k, out, o, o_row, rows, count, fresh)
         v += WIDE
     y, o = y0 + v * lane, o0 + v * lane
     if v + 3 == end:
-        _panel3(X, x0, x_row, x_k, Y, y, y_k, out, o, o_row, rows, count)
+        _panel3(X, x0, x_row, x_k, Y, y, y_k, out, o, o_row, rows, count, fresh)
     elif v + 2 == end:
-        _panel2(X, x0, x_row, x_k, Y, y, y_k, out, o, o_row, rows, count)
+        _panel2(X, x0, x_row, x_k, Y, y, y_k, out, o, o_row, rows, count, fresh)
     elif v < end:
-        _panel1(X, x0, x_row, x_k, Y, y, y_k, out, o, o_row, rows, count)
+        _panel1(X, x0, x_row, x_k, Y, y, y_k, out, o, o_row, rows, count, fresh)
 
 
 @part
 def add_product_fetching(
-    X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, lane, begin, end
+    X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, lane, begin, end, fresh
 ):
     """Do what `add_product` does while the `count` rows of Y that follow come from memory."""
     v = begin
@@ -96,14 +115,10 @@ def add_product_fetching(
         for k in range(count, 2 * count):
             for j in range(v, v + wide):
                 fetch(Y, y0 + k * y_k + j * lane)
-        add_product(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, lane, v, v + wide)
+        add_product(
+            X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, lane, v, v + wide, fresh
+        )
         v += wide
-
-
-@part
-def dot_rows(X, x0, x_row, Y, y0, y_row, out, o0, o_row, rows, count):
-    """``out[a, r] = Σ_v X[a, v]·Y[r, v]`` for any (padded) `rows` and four rows r of Y."""
-    dot_blocks(X, x0, x_row, Y, y0, y_row, out, o0, o_row, rows, FOUR, count)
 
 
 @kernel
@@ -133,7 +148,7 @@ def suffix_products(weights, layers, products, q, q_padded, lane, rank, team, me
     Parameters
     ----------
     weights, products : ndarray, flat, as laid out by `Layout`
-    layers : ndarray of int64, shape (depth, 5)
+    layers : ndarray of int64, shape (depth, 6)
     q, q_padded, lane : int
         Rows of M, the same padded, and numbers per vector.
     rank, team, meeting
@@ -141,54 +156,64 @@ def suffix_products(weights, layers, products, q, q_padded, lane, rank, team, me
     """
     last = layers.shape[0] - 1
     begin, end = share(layers[last, STRIDE], rank, team)
-    stride = layers[last, STRIDE]
-    # The padded rows of a product are those of the layer, which are zero.
-    for a in range(q_padded):
-        source = weights[layers[last, OFFSET] + a * stride :]
-        target = products[layers[last, PRODUCT] + a * stride :]
-        for j in range(begin, end):
-            target[np.uintp(j)] = source[np.uintp(j)]
+    copy_last_layer(weights, layers, products, ZERO, q_padded, begin, end)
     meet(meeting, team)
     for layer in range(last - 1, -1, -1):
-        _suffix_product(weights, layers, products, layer, q_padded, lane, rank, team)
+        begin, end = share(layers[layer, VECTORS], rank, team)
+        suffix_product(weights, layers, products, layer, ZERO, q_padded, lane, begin, end)
         meet(meeting, team)
 
 
 @part
-def _suffix_product(weights, layers, products, layer, q_padded, lane, rank, team):
-    stride = layers[layer, STRIDE]
-    begin, end = share(stride // lane, rank, team)
-    clear_vectors(products, layers[layer, PRODUCT], stride, q_padded, lane, begin, end)
-    rows, far = layers[layer, ROWS], weights.nbytes > FAR
-    terms = FAR_TERMS if far else NEAR_TERMS
-    for k in range(0, rows, terms):
-        add_layer_rows(
-            weights, layers, products, layer, k, min(terms, rows - k), far, q_padded, lane,
-            begin, end,
-        )  # fmt: skip
+def copy_last_layer(weights, layers, products, first, rows, begin, end):
+    """Fill columns begin ≤ j < end of some rows of ``B_{L-1}``, which is the last layer."""
+    last = layers.shape[0] - 1
+    stride = layers[last, STRIDE]
+    # The padded rows of a product are those of the layer, which are zero.
+    for a in range(first, first + rows):
+        w, b = layers[last, OFFSET] + a * stride, layers[last, PRODUCT] + a * stride
+        for j in range(begin, end):
+            products[np.uintp(b + j)] = weights[np.uintp(w + j)]
 
 
 @part
-def add_layer_rows(weights, layers, products, layer, row, count, far, q_padded, lane, begin, end):
-    """Add to ``B_l = B_{l+1} W_l`` the terms of `count` rows of the layer from `row` on."""
+def suffix_product(weights, layers, products, layer, first, rows, lane, begin, end):
+    """Form vectors begin ≤ v < end of rows first, …, first + rows of one suffix product."""
+    height, far = layers[layer, ROWS], weights.nbytes > FAR
+    terms = FAR_TERMS if far else NEAR_TERMS
+    k = ZERO
+    while k < height:  # a range with a step that is not a constant would divide
+        add_layer_rows(
+            weights, layers, products, layer, k, min(terms, height - k), far, first, rows, lane,
+            begin, end, k == 0,
+        )  # fmt: skip
+        k += terms
+
+
+@part
+def add_layer_rows(
+    weights, layers, products, layer, row, count, far, first, rows, lane, begin, end, fresh
+):
+    """Add to rows of ``B_l = B_{l+1} W_l`` the terms of `count` rows of the layer from `row` on."""
     stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
-    w, b = layers[layer, OFFSET] + row * stride, layers[layer + 1, PRODUCT] + row
-    target = layers[layer, PRODUCT]
+    w = layers[layer, OFFSET] + row * stride
+    b = layers[layer + 1, PRODUCT] + first * above + row
+    target = layers[layer, PRODUCT] + first * stride
     if far:
         add_product_fetching(
-            products, b, above, ONE, weights, w, stride, products, target, stride, q_padded, count,
-            lane, begin, end,
+            products, b, above, ONE, weights, w, stride, products, target, stride, rows, count,
+            lane, begin, end, fresh,
         )  # fmt: skip
     else:
         add_product(
-            products, b, above, ONE, weights, w, stride, products, target, stride, q_padded, count,
-            lane, begin, end,
+            products, b, above, ONE, weights, w, stride, products, target, stride, rows, count,
+            lane, begin, end, fresh,
         )  # fmt: skip
 
 
 @kernel
 def update_layers(
-    weights, layers, products, C, D, rates, decay, q, q_padded, lane, rank, team, meeting
+    weights, layers, products, C, D, scratch, rates, decay, q, q_padded, lane, rank, team, meeting
 ):
     """Pass 2: ``W_l := decay·W_l − η_l B_lᵀ C_{l-1}``, ``C_l = C_{l-1} W_lᵀ``, one visit a layer.
 
@@ -196,6 +221,8 @@ def update_layers(
     ----------
     C, D : ndarray, flat, q_padded × widest
         C holds ``−η_1 G`` on entry (stride of layer 1); both are overwritten.
+    scratch : ndarray
+        `scratch_numbers` for every member of the team.
     rates : ndarray of the weights' dtype, shape (depth,)
         The step size of every layer.
     decay : float
@@ -208,55 +235,122 @@ def update_layers(
     """
     last = layers.shape[0] - 1
     for layer in range(last):
-        begin, end = share(row_blocks(layers, layer), rank, team)
+        begin, end = share_rows(layers, layer, lane, rank, team)
         visit = visit_rows(weights, layers, layer)
-        for row in range(4 * begin, 4 * end, visit):
-            rows = min(visit, 4 * end - row)
-            _visit(weights, layers, products, C, D, layer, row, rows, decay, q_padded, lane)
+        row = begin
+        while row < end:
+            rows = min(visit, end - row)
+            costate_columns(
+                weights, layers, C, ZERO, D, ZERO, layer, row, rows, q_padded, scratch, rank, lane
+            )
+            update_rows(weights, layers, products, C, ZERO, layer, row, rows, decay, q_padded, lane)
+            row += visit
         finish_costate(layers, layer, D, rates, q, q_padded, begin, end)
         C, D = D, C
         meet(meeting, team)
-    stride = layers[last, STRIDE]
-    begin, end = share(stride, rank, team)
-    for a in range(q):
-        target = weights[layers[last, OFFSET] + a * stride :]
-        source = C[a * stride :]
-        for j in range(begin, end):
-            target[np.uintp(j)] = decay * target[np.uintp(j)] + source[np.uintp(j)]
+    begin, end = share(layers[last, STRIDE], rank, team)
+    update_last_layer(weights, layers, C, ZERO, decay, ZERO, q, begin, end)
     meet(meeting, team)
 
 
 @part
-def row_blocks(layers, layer):
-    """Return how many blocks of four rows a layer has."""
-    return (layers[layer, ROWS] + 3) // 4
+def update_last_layer(weights, layers, C, c0, decay, first, rows, begin, end):
+    """``W_L := decay·W_L + C_{L-1}`` in columns begin ≤ j < end of some rows."""
+    last = layers.shape[0] - 1
+    stride = layers[last, STRIDE]
+    for a in range(first, first + rows):
+        w, c = layers[last, OFFSET] + a * stride, c0 + a * stride
+        for j in range(begin, end):
+            i = np.uintp(w + j)
+            weights[i] = decay * weights[i] + C[np.uintp(c + j)]
+
+
+@part
+def is_turned(layers, layer):
+    """Whether a layer is so narrow that its transpose gives the next co-state faster."""
+    return layers[layer, VECTORS] <= TURNED_VECTORS
+
+
+def scratch_numbers(dtype: Any) -> int:
+    """Return the numbers of scratch that a member of a team needs: see `costate_columns`."""
+    return TURNED_VECTORS * lanes(dtype) * VISIT_ROWS
+
+
+@part
+def share_rows(layers, layer, lane, rank, team):
+    """Return the rows of a layer that a member does: whole vectors of the next co-state's columns.
+
+    Padded to blocks of four at the end.
+    """
+    padded = (layers[layer, ROWS] + 3) // 4 * 4
+    if team == 1:
+        return ZERO, padded
+    unit = max(lane, FOUR) if is_turned(layers, layer) else FOUR
+    begin, end = share((padded + unit - 1) // unit, rank, team)
+    return unit * begin, min(unit * end, padded)
 
 
 @part
 def visit_rows(weights, layers, layer):
     """Return how many rows of a layer pass 2 visits at a time: a multiple of 4."""
-    fitting = VISIT_BYTES // (layers[layer, STRIDE] * weights.itemsize)
-    return max(4, min(VISIT_ROWS, fitting // 4 * 4))
+    row = layers[layer, STRIDE] * weights.itemsize
+    if row * VISIT_ROWS <= VISIT_BYTES:
+        return np.intp(VISIT_ROWS)
+    return max(FOUR, VISIT_BYTES // row // 4 * 4)
+
+
+@part
+def costate_columns(weights, layers, C, c0, D, d0, layer, row, rows, height, scratch, rank, lane):
+    """Form columns row, …, row + rows of ``D = C W_lᵀ`` for `height` rows of C.
+
+    A narrow layer is transposed into this member's part of `scratch`.
+    """
+    stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
+    w = layers[layer, OFFSET] + row * stride
+    if is_turned(layers, layer):
+        t = rank * TURNED_VECTORS * lane * VISIT_ROWS
+        _turn(weights, w, stride, rows, layers[layer, VECTORS], scratch, t, lane)
+        end = (rows + lane - 1) // lane
+        add_product(
+            C, c0, stride, ONE, scratch, t, np.intp(VISIT_ROWS), D, d0 + row, above, height,
+            layers[layer, COLUMNS], lane, ZERO, end, FRESH,
+        )  # fmt: skip
+    else:
+        dot_blocks(
+            C, c0, stride, weights, w, stride, D, d0 + row, above, height, rows,
+            layers[layer, VECTORS],
+        )  # fmt: skip
+
+
+@part
+def _turn(weights, w, stride, rows, vectors, turned, t, lane):
+    """Transpose at most VISIT_ROWS rows of a narrow layer."""
+    r = ZERO
+    while r < rows:
+        for v in range(vectors):
+            turn_tile(
+                weights, w + r * stride + v * lane, stride, rows - r,
+                turned, t + v * lane * VISIT_ROWS + r, np.intp(VISIT_ROWS),
+            )  # fmt: skip
+        r += lane
 
 
 @part
 def finish_costate(layers, layer, D, rates, q, q_padded, begin, end):
     """Clear the next co-state's padding and rescale this member's columns to the next rate."""
-    blocks, stride = row_blocks(layers, layer), layers[layer + 1, STRIDE]
-    if end == blocks:
-        clear_columns(D, stride, q_padded, 4 * blocks)
+    clear_costate_padding(layers, layer, D, q_padded, begin, end)
     if rates[layer + 1] != rates[layer]:
         factor = rates[layer + 1] / rates[layer]
-        _rescale(D, stride, q, 4 * begin, 4 * end, factor)
+        scale_columns(D, ZERO, layers[layer + 1, STRIDE], q, begin, end, factor)
 
 
 @part
-def _visit(weights, layers, products, C, D, layer, row, rows, decay, q_padded, lane):
-    """Form columns of the next C from some rows of a layer, then update those rows."""
-    stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
-    w = layers[layer, OFFSET] + row * stride
-    dot_blocks(C, ZERO, stride, weights, w, stride, D, row, above, q_padded, rows, stride // lane)
-    update_rows(weights, layers, products, C, ZERO, layer, row, rows, decay, q_padded, lane)
+def clear_costate_padding(layers, layer, D, q_padded, begin, end):
+    """Clear the next co-state's padding, where this member has the last columns."""
+    rows = layers[layer, ROWS]
+    # Products of a transpose are written in whole vectors, zeros included.
+    if begin < rows <= end and not is_turned(layers, layer):
+        clear_columns(D, layers[layer + 1, STRIDE], q_padded, rows)
 
 
 @part
@@ -265,41 +359,26 @@ def update_rows(weights, layers, products, C, c0, layer, row, rows, decay, q_pad
     stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
     w = layers[layer, OFFSET] + row * stride
     if decay != 1:
-        # A loop, not an array expression, which would take seconds to compile.
-        block = weights[w : w + rows * stride]
-        for j in range(block.size):
-            block[j] *= decay
+        scale_columns(weights, w, stride, ONE, ZERO, rows * stride, decay)
     b = layers[layer + 1, PRODUCT] + row
     add_product(
         products, b, ONE, above, C, c0, stride, weights, w, stride, rows, q_padded, lane,
-        ZERO, stride // lane,
+        ZERO, layers[layer, VECTORS], MORE,
     )  # fmt: skip
-
-
-@part
-def clear_vectors(matrix, start, stride, rows, lane, begin, end):
-    """Zero vectors ``begin ≤ v < end`` of every row of a matrix that begins at `start`."""
-    for a in range(rows):
-        row = start + a * stride
-        matrix[row + begin * lane : row + end * lane] = 0
 
 
 @part
 def clear_columns(matrix, stride, rows, begin):
     """Zero the columns from `begin` on: buffers are shared by layers of different strides."""
     for a in range(rows):
-        matrix[a * stride + begin : (a + 1) * stride] = 0
+        for j in range(a * stride + begin, (a + 1) * stride):
+            matrix[np.uintp(j)] = 0
 
 
 @part
-def _rescale(D, stride, q, begin, end, factor):
-    for a in range(q):
-        row = D[a * stride + begin : a * stride + end]
-        for j in range(row.size):
-            row[j] *= factor
-
-
-@part
-def strip4(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count, lane, begin, end):
-    """Add a product to four rows of vectors ``begin ≤ v < end``."""
-    add_product(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, FOUR, count, lane, begin, end)
+def scale_columns(matrix, start, stride, rows, begin, end, factor):
+    """Multiply columns begin ≤ j < end of a matrix that begins at `start`."""
+    for a in range(rows):
+        row = start + a * stride
+        for j in range(row + begin, row + end):
+            matrix[np.uintp(j)] *= factor

@@ -42,7 +42,7 @@ def _evaluate(weights, layers, products, C, factor, scale, target, constant, los
 
 
 @kernel
-def descend(weights, layers, products, C, D, rates, decay, scale, target, constant, losses,
+def descend(weights, layers, products, C, D, scratch, rates, decay, scale, target, constant, losses,
             start, stop, floor, q, q_padded, lane, rank, team, meeting):  # fmt: skip
     """Advance from step `start` to `stop`; return the last step whose loss is known.
 
@@ -54,6 +54,8 @@ def descend(weights, layers, products, C, D, rates, decay, scale, target, consta
     weights, products, C, D : ndarray
         The network, its products and two co-state buffers, as laid out by `Layout`; C carries
         the gradient from one call to the next.
+    scratch : ndarray
+        `chain.scratch_numbers` for every member of the team.
     rates : ndarray, shape (depth,)
         Step size of every layer.
     decay : float
@@ -68,8 +70,8 @@ def descend(weights, layers, products, C, D, rates, decay, scale, target, consta
     t, factor = start, np.float64(rates[0])
     while t < 0 or (t < stop and math.isfinite(losses[t]) and losses[t] > floor):
         if t >= 0:
-            update_layers(weights, layers, products, C, D, rates, decay, q, q_padded, lane,
-                          rank, team, meeting)  # fmt: skip
+            update_layers(weights, layers, products, C, D, scratch, rates, decay, q, q_padded,
+                          lane, rank, team, meeting)  # fmt: skip
         t += 1
         _evaluate(weights, layers, products, C, factor, scale, target, constant, losses, t,
                   q, q_padded, lane, rank, team, meeting)  # fmt: skip
@@ -77,8 +79,8 @@ def descend(weights, layers, products, C, D, rates, decay, scale, target, consta
 
 
 @kernel
-def descend_with_velocity(weights, layers, products, C, D, velocity, rates, pulls, momentum,
-                          nesterov, scale, target, constant, losses, start, stop, floor,
+def descend_with_velocity(weights, layers, products, C, D, scratch, velocity, rates, pulls,
+                          momentum, nesterov, scale, target, constant, losses, start, stop, floor,
                           q, q_padded, lane, rank, team, meeting):  # fmt: skip
     """Advance as `descend` does, by momentum.
 
@@ -91,8 +93,8 @@ def descend_with_velocity(weights, layers, products, C, D, velocity, rates, pull
     while t < 0 or (t < stop and math.isfinite(losses[t]) and losses[t] > floor):
         if t >= 0:
             update_layers_with_velocity(
-                weights, layers, products, C, D, velocity, rates, pulls, momentum, nesterov,
-                q, q_padded, lane, rank, team, meeting,
+                weights, layers, products, C, D, scratch, velocity, rates, pulls, momentum,
+                nesterov, q, q_padded, lane, rank, team, meeting,
             )  # fmt: skip
         t += 1
         _evaluate(weights, layers, products, C, -1.0, scale, target, constant, losses, t,

@@ -14,12 +14,24 @@ import numba
 
 # fastmath is stated, not left out: a kernel called by somebody's fast-math function would inherit
 # its flags.
-OPTIONS = {"cache": True, "nogil": True, "fastmath": False, "error_model": "numpy"}
+SHARED = {"cache": True, "nogil": True, "fastmath": False, "error_model": "numpy"}
+# Kernels allocate nothing, and so need not count references to their arrays: Numba counts them
+# at every call that it has inlined and every slice, by atomic operations, which took a quarter of
+# the time of a layer of width 26.
+OPTIONS = {**SHARED, "_nrt": False}
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a kernel: without the GIL, cached on disk, NumPy's division, rounding as written."""
+    """Compile a kernel: without the GIL, cached on disk, NumPy's division, rounding as written.
+
+    It may not allocate: buffers are its arguments.
+    """
     return numba.njit(**OPTIONS)(function)
+
+
+def allocating(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile as `kernel` does, for a function that may allocate: it is called once in a while."""
+    return numba.njit(**SHARED)(function)
 
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:

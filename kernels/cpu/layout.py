@@ -12,7 +12,7 @@ import numpy as np
 from .tiles import lanes
 
 # One row per layer of `Layout.layers`.
-OFFSET, ROWS, COLUMNS, STRIDE, PRODUCT = range(5)
+OFFSET, ROWS, COLUMNS, STRIDE, PRODUCT, VECTORS = range(6)
 
 
 class Layout(NamedTuple):
@@ -27,9 +27,10 @@ class Layout(NamedTuple):
         Rows of the end-to-end matrix, unpadded.
     q_padded : int
         Rows of every product in memory.
-    layers : ndarray of int64, shape (depth, 5)
+    layers : ndarray of int64, shape (depth, 6)
         OFFSET of the layer in the weights, its ROWS and COLUMNS (unpadded), its STRIDE (padded
-        columns), and the offset of the PRODUCT of all later layers times this one.
+        columns), the offset of the PRODUCT of all later layers times this one, and the VECTORS
+        of a row.
     size : int
         Numbers in the weights, padding included.
     product_size : int
@@ -56,7 +57,7 @@ class Layout(NamedTuple):
 
     def view(self, weights: np.ndarray, layer: int) -> np.ndarray:
         """Return layer `layer` of the flat `weights` as a (rows, columns) view."""
-        offset, rows, columns, stride, _ = self.layers[layer]
+        offset, rows, columns, stride = self.layers[layer, :4]
         return weights[offset : offset + rows * stride].reshape(rows, stride)[:, :columns]
 
 
@@ -69,9 +70,8 @@ def make_layout(widths: tuple[int, ...], dtype: Any) -> Layout:
     sizes = _round_up(n[1:], 4) * stride
     q_padded = pad_rows(int(n[-1]))
     products = q_padded * stride
-    layers = np.stack(
-        [np.cumsum(sizes) - sizes, n[1:], n[:-1], stride, np.cumsum(products) - products], axis=1
-    )
+    offsets, places = np.cumsum(sizes) - sizes, np.cumsum(products) - products
+    layers = np.stack([offsets, n[1:], n[:-1], stride, places, stride // lanes(dtype)], axis=1)
     return Layout(
         tuple(int(w) for w in widths),
         dtype,

@@ -8,8 +8,8 @@ call.
 
 import numpy as np
 
-from .chain import NEAR_TERMS, VISIT_ROWS, add_product, clear_vectors, dot_blocks
-from .jit import kernel
+from .chain import FRESH, NEAR_TERMS, VISIT_ROWS, add_product, dot_blocks
+from .jit import allocating
 from .team import meet, share
 
 # Columns of a table of plain arrays: offset from the base, rows, columns, row stride (numbers),
@@ -17,18 +17,17 @@ from .team import meet, share
 OFFSET, ROWS, COLUMNS, STRIDE, PRODUCT, WIDTH = range(6)
 
 
-@kernel
+@allocating
 def multiply_down(base, table, layer, X, x0, above, out, q_padded, lane, rank, team):
     """``out = X W`` for one layer W, this member's columns; `out` starts at the layer's PRODUCT."""
     columns, stride, rows = table[layer, COLUMNS], table[layer, STRIDE], table[layer, ROWS]
     w, o, below = table[layer, OFFSET], table[layer, PRODUCT], table[layer, WIDTH]
     begin, end = share(columns // lane, rank, team)
-    clear_vectors(out, o, below, q_padded, lane, begin, end)
     for k in range(0, rows, NEAR_TERMS):
         count = min(NEAR_TERMS, rows - k)
         add_product(
             X, x0 + k, above, 1, base, w + k * stride, stride, out, o, below,
-            q_padded, count, lane, begin, end,
+            q_padded, count, lane, begin, end, k == 0,
         )  # fmt: skip
     if rank == team - 1:
         _finish_columns(
@@ -38,7 +37,7 @@ def multiply_down(base, table, layer, X, x0, above, out, q_padded, lane, rank, t
             out[o + a * below + columns : o + (a + 1) * below] = 0
 
 
-@kernel
+@allocating
 def _finish_columns(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, columns, lane):
     """Form the columns of ``out = X Y`` past the last whole vector."""
     left = columns % lane
@@ -47,20 +46,31 @@ def _finish_columns(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, 
     if columns < lane:
         _finish_scalar(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, columns)
         return
-    tail = np.zeros(rows * lane, dtype=out.dtype)
-    for a in range(0, rows, 4):
-        n = min(4, rows - a)
-        for b in range(a, a + n, 4 if n == 4 else 1):
-            add_product(
-                X, x0 + b * x_row, x_row, x_k, Y, y0 + columns - lane, y_k, tail, b * lane, lane,
-                4 if n == 4 else 1, count, lane, 0, 1,
-            )  # fmt: skip
+    tail = np.empty(rows * lane, dtype=out.dtype)
+    add_product(
+        X,
+        x0,
+        x_row,
+        x_k,
+        Y,
+        y0 + columns - lane,
+        y_k,
+        tail,
+        0,
+        lane,
+        rows,
+        count,
+        lane,
+        0,
+        1,
+        FRESH,
+    )
     for a in range(rows):
         for j in range(left):
             out[o0 + a * o_row + columns - left + j] = tail[(a + 1) * lane - left + j]
 
 
-@kernel
+@allocating
 def _finish_scalar(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, columns):
     for a in range(rows):
         for j in range(columns):
@@ -70,7 +80,7 @@ def _finish_scalar(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, c
             out[o0 + a * o_row + j] = total
 
 
-@kernel
+@allocating
 def multiply_up(base, table, layer, X, x0, out, o0, above, q_padded, lane, rank, team):
     """``out = X Wᵀ`` for one layer W, this member's rows of W; X is as wide as the layer."""
     columns, stride, rows = table[layer, COLUMNS], table[layer, STRIDE], table[layer, ROWS]
@@ -101,7 +111,7 @@ def multiply_up(base, table, layer, X, x0, out, o0, above, q_padded, lane, rank,
             out[o0 + a * above + rows : o0 + (a + 1) * above] = 0
 
 
-@kernel
+@allocating
 def _dot_scalar(base, table, layer, X, x0, out, o0, above, q_padded, first, last):
     below, columns = table[layer, WIDTH], table[layer, COLUMNS]
     for a in range(q_padded):
@@ -113,7 +123,7 @@ def _dot_scalar(base, table, layer, X, x0, out, o0, above, q_padded, first, last
             out[o0 + a * above + r] = total
 
 
-@kernel
+@allocating
 def outer(X, x0, above, Y, y0, below, target, table, layer, q, lane, rank, team):
     """``Xᵀ Y`` into one plain array of `table`, this member's rows."""
     rows, columns, stride = table[layer, ROWS], table[layer, COLUMNS], table[layer, STRIDE]
@@ -122,20 +132,13 @@ def outer(X, x0, above, Y, y0, below, target, table, layer, q, lane, rank, team)
     for row in range(begin, end, VISIT_ROWS):
         n = min(VISIT_ROWS, end - row)
         o = table[layer, OFFSET] + row * stride
-        clear_vectors(target, o, stride, n, lane, 0, whole)
-        fours = n // 4 * 4
         add_product(
-            X, x0 + row, 1, above, Y, y0, below, target, o, stride, fours, q, lane, 0, whole
+            X, x0 + row, 1, above, Y, y0, below, target, o, stride, n, q, lane, 0, whole, FRESH
         )
-        for r in range(fours, n):
-            add_product(
-                X, x0 + row + r, 1, above, Y, y0, below, target, o + r * stride, stride, 1, q,
-                lane, 0, whole,
-            )  # fmt: skip
         _finish_columns(X, x0 + row, 1, above, Y, y0, below, target, o, stride, n, q, columns, lane)
 
 
-@kernel
+@allocating
 def products_down(base, table, X, x0, above, products, q_padded, lane, rank, team, meeting):
     """Multiply X by every layer from the last to the first, keeping every product."""
     for layer in range(table.shape[0] - 1, -1, -1):
@@ -144,7 +147,7 @@ def products_down(base, table, X, x0, above, products, q_padded, lane, rank, tea
         X, x0, above = products, table[layer, PRODUCT], table[layer, WIDTH]
 
 
-@kernel
+@allocating
 def gradients_up(base, table, C, D, products, target, slots, q, q_padded, lane, rank, team,
                  meeting):  # fmt: skip
     """Layer gradients from suffix products, upwards: ``B_lᵀ C_{l-1}``, ``C_l = C_{l-1} W_lᵀ``.
@@ -163,7 +166,7 @@ def gradients_up(base, table, C, D, products, target, slots, q, q_padded, lane, 
     return turn
 
 
-@kernel
+@allocating
 def products_up(base, table, X, x0, products, q_padded, lane, rank, team, meeting):
     """Multiply X by the transpose of every layer but the last row of the table, upwards.
 
@@ -176,7 +179,7 @@ def products_up(base, table, X, x0, products, q_padded, lane, rank, team, meetin
         X, x0 = products, o
 
 
-@kernel
+@allocating
 def gradients_down(base, table, E, e0, above, products, below, target, slots, q, q_padded, lane,
                    rank, team, meeting):  # fmt: skip
     """Layer gradients from prefix products, downwards: ``E_lᵀ A_{l-1}ᵀ``, ``E_{l-1} = E_l W_l``.

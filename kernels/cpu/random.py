@@ -155,17 +155,13 @@ def fill_normals(key, stream, first, out):
     pair = first >> _ONE
     begin = 0
     if first & _ONE and out.size:
-        edge = np.empty(2, out.dtype)
-        fill_pairs(key, stream, pair, edge)
-        out[0] = edge[1]
+        out[0] = normal_pair(key, stream, pair)[1]
         pair += _ONE
         begin = 1
     end = begin + (out.size - begin) // 2 * 2
     fill_pairs(key, stream, pair, out[begin:end])
     if end < out.size:
-        edge = np.empty(2, out.dtype)
-        fill_pairs(key, stream, pair + np.uint64((end - begin) // 2), edge)
-        out[end] = edge[0]
+        out[end] = normal_pair(key, stream, pair + np.uint64((end - begin) // 2))[0]
 
 
 @kernel

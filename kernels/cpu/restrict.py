@@ -6,7 +6,7 @@ its last bits may depend on how many there are.
 
 import numpy as np
 
-from .chain import ONE, ZERO, add_product
+from .chain import FRESH, ONE, ZERO, add_product
 from .layout import aligned_zeros
 from .tiles import lanes
 
@@ -26,6 +26,6 @@ def restrict(layer: np.ndarray, basis: np.ndarray) -> np.ndarray:
     flat = X.reshape(-1) if X.flags.writeable else X.reshape(-1).copy()
     add_product(
         flat, ZERO, np.intp(d_x), ONE, Y, ZERO, np.intp(stride), out, ZERO, np.intp(stride),
-        np.intp(rows), np.intp(d_x), np.intp(lane), ZERO, np.intp(stride // lane),
+        np.intp(rows), np.intp(d_x), np.intp(lane), ZERO, np.intp(stride // lane), FRESH,
     )  # fmt: skip
     return out.reshape(rows, stride)[:m, :r]

@@ -82,4 +82,6 @@ def meet(meeting, team):
 @part
 def share(total, rank, team):
     """Return the half-open range of `total` pieces that member `rank` does."""
+    if team == 1:  # two divisions less, which narrow layers would feel
+        return np.intp(0), np.intp(total)
     return total * rank // team, total * (rank + 1) // team

@@ -1,4 +1,4 @@
-"""Register tiles: the two small matrix products that all chain kernels are made of.
+"""Register tiles: two small matrix products and a transposition, which make up all chain kernels.
 
 Numba's vectoriser keeps at most a few accumulators in registers and treats every leftover
 column apart. These tiles are written as LLVM vector code instead: 20 accumulators stay in
@@ -97,6 +97,22 @@ class _Tile:
     def zero(self) -> Any:
         return ir.Constant(self.vector, [0.0] * self.lanes)
 
+    def zeros_or_loads(self, zeros: Any, pointers: list[Any]) -> list[Any]:
+        """Return zeros, or what lies at `pointers` where the boolean `zeros` is false."""
+        builder = self.builder
+        loading, after = builder.append_basic_block("loading"), builder.append_basic_block("after")
+        before = builder.basic_block
+        builder.cbranch(builder.trunc(zeros, ir.IntType(1)), after, loading)
+        builder.position_at_end(loading)
+        values = [self.load(pointer) for pointer in pointers]
+        builder.branch(after)
+        builder.position_at_end(after)
+        phis = [builder.phi(self.vector) for _ in pointers]
+        for phi, value in zip(phis, values, strict=True):
+            phi.add_incoming(self.zero(), before)
+            phi.add_incoming(value, loading)
+        return phis
+
     def loop(self, count: Any, carried: list[Any], body: Any) -> list[Any]:
         """Run ``carried = body(k, carried)`` for k < count, keeping `carried` in registers."""
         builder = self.builder
@@ -143,12 +159,61 @@ class _Tile:
             )
         return total
 
+    def transposed(self, rows: list[Any]) -> list[Any]:
+        """Return the columns of `lanes` rows.
 
-_INDICES = (types.intp,) * 3
+        First within pieces of 128 bits, then piece by piece: only shuffles that processors do in
+        one step without loading a pattern.
+        """
+        n, piece = self.lanes, 16 // self.align
+        pieces = n // piece
+        inside: list[Any] = []  # entry b·piece + j, piece g: column g·piece + j of rows b·piece …
+        for b in range(0, n, piece):
+            inside += self._pieces_transposed(rows[b : b + piece], piece)
+        columns: list[Any] = [None] * n
+        for j in range(piece):
+            blocks = [inside[b * piece + j] for b in range(pieces)]
+            for g, column in enumerate(self._blocks_transposed(blocks, piece)):
+                columns[g * piece + j] = column
+        return columns
+
+    def _pieces_transposed(self, rows: list[Any], piece: int) -> list[Any]:
+        n = self.lanes
+        if piece == 2:
+            return [
+                self.shuffle(*rows, [p for g in range(0, n, 2) for p in (g + i, n + g + i)])
+                for i in (0, 1)
+            ]
+        low = [p for g in range(0, n, 4) for p in (g, n + g, g + 1, n + g + 1)]
+        high = [p + 2 for p in low]
+        pairs = [self.shuffle(a, b, m) for m in (low, high) for a, b in (rows[:2], rows[2:])]
+        left = [p for g in range(0, n, 4) for p in (g, g + 1, n + g, n + g + 1)]
+        right = [p + 2 for p in left]
+        return [self.shuffle(a, b, m) for a, b in (pairs[:2], pairs[2:]) for m in (left, right)]
+
+    def _blocks_transposed(self, blocks: list[Any], piece: int) -> list[Any]:
+        """Transpose 1, 2 or 4 blocks whose entries are pieces."""
+        count = len(blocks)
+        if count == 1:
+            return blocks
+
+        def pick(a: Any, b: Any, first: int) -> Any:
+            """Every second piece of a, then of b."""
+            chosen = range(first, 2 * count, 2)
+            return self.shuffle(a, b, [g * piece + i for g in chosen for i in range(piece)])
+
+        if count == 2:
+            return [pick(*blocks, 0), pick(*blocks, 1)]
+        halves = [[pick(*blocks[:2], i), pick(*blocks[2:], i)] for i in (0, 1)]
+        return [pick(*halves[i], j) for j in (0, 1) for i in (0, 1)]
 
 
-def _product_tile(typing_context, rows, wide, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count):
+def _product_tile(
+    typing_context, rows, wide, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count, fresh
+):
     """``out[a, v] += Σ_k X[a, k] Y[k, v]`` for `rows` rows a, `wide` vectors v, `count` terms k.
+
+    Where `fresh`, the sums start at zero, whatever `out` holds.
 
     Arrays are flat; element (a, k) of X is ``X[x0 + a·x_row + k·x_k]``, row k of Y starts at
     ``Y[y0 + k·y_k]`` and row a of out at ``out[o0 + a·o_row]``, both contiguous along v.
@@ -157,7 +222,7 @@ def _product_tile(typing_context, rows, wide, X, x0, x_row, x_k, Y, y0, y_k, out
     n_rows, n_wide = rows.literal_value, wide.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, _, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count = args
+        _, _, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count, fresh = args
         t = _Tile(context, builder, signature.args[2])
         x = [t.step(t.pointer(X, x0), a, x_row) for a in range(n_rows)]
         y = t.pointer(Y, y0)
@@ -177,16 +242,19 @@ def _product_tile(typing_context, rows, wide, X, x0, x_row, x_k, Y, y0, y_k, out
                 for v in range(n_wide)
             ]
 
-        sums = t.loop(count, [t.load(pointer) for pointer in targets], body)
+        sums = t.loop(count, t.zeros_or_loads(fresh, targets), body)
         for value, pointer in zip(sums, targets, strict=True):
             t.store(value, pointer)
         return context.get_dummy_value()
 
     index = types.intp
     return (
-        types.void(rows, wide, X, index, index, index, Y, index, index, out, index, index, index),
+        types.void(
+            rows, wide, X, index, index, index, Y, index, index, out, index, index, index,
+            types.boolean,
+        ),
         codegen,
-    )
+    )  # fmt: skip
 
 
 def _dot_tile(typing_context, rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count):
@@ -222,6 +290,30 @@ def _dot_tile(typing_context, rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, 
     return types.void(rows, X, index, index, Y, index, index, out, index, index, index), codegen
 
 
+def _turn_tile(typing_context, X, x0, x_row, rows, out, o0, o_row):
+    """Write the transpose of a square block of whole vectors; rows from number `rows` on are zero.
+
+    The block's row r starts at ``X[x0 + r·x_row]``. Row c of the transpose, which is a whole
+    vector in any case, goes to ``out[o0 + c·o_row]``.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        X, x0, x_row, rows, out, o0, o_row = args
+        t = _Tile(context, builder, signature.args[0])
+        source, target = t.pointer(X, x0), t.pointer(out, o0)
+        vectors = []
+        for r in range(t.lanes):
+            there = builder.icmp_signed("<", ir.Constant(rows.type, r), rows)
+            row = builder.select(there, t.step(source, r, x_row), source)
+            vectors.append(builder.select(there, t.load(row), t.zero()))
+        for c, column in enumerate(t.transposed(vectors)):
+            t.store(column, t.step(target, c, o_row))
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.void(X, index, index, index, out, index, index), codegen
+
+
 def _fetch(typing_context, array, start):
     """Ask for the cache line of ``array[start]``, which may lie outside: nothing happens then."""
 
@@ -239,13 +331,23 @@ def _fetch(typing_context, array, start):
     return types.void(array, types.intp), codegen
 
 
-def _plain_product_tile(rows, wide, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count):
+def _plain_product_tile(rows, wide, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count, fresh):
     """Do what `_product_tile` does, in NumPy, for runs with JIT switched off."""
     width = wide * lanes(out.dtype)
     for a in range(rows):
+        if fresh:
+            out[o0 + a * o_row :][:width] = 0
         for k in range(count):
             x = X[x0 + a * x_row + k * x_k]
             out[o0 + a * o_row :][:width] += x * Y[y0 + k * y_k :][:width]
+
+
+def _plain_turn_tile(X, x0, x_row, rows, out, o0, o_row):
+    """Do what `_turn_tile` does, in NumPy, for runs with JIT switched off."""
+    width = lanes(out.dtype)
+    for r in range(width):
+        for c in range(width):
+            out[o0 + c * o_row + r] = X[x0 + r * x_row + c] if r < rows else 0
 
 
 def _plain_dot_tile(rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count):
@@ -258,10 +360,12 @@ def _plain_dot_tile(rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count):
 
 if numba.config.DISABLE_JIT:
     product_tile, dot_tile = _plain_product_tile, _plain_dot_tile
+    turn_tile = _plain_turn_tile
 
     def fetch(array: np.ndarray, start: int) -> None:
         """Do nothing: only the compiled kernels wait for memory."""
 else:
     product_tile = intrinsic(prefer_literal=True)(_product_tile)
     dot_tile = intrinsic(prefer_literal=True)(_dot_tile)
+    turn_tile = intrinsic(_turn_tile)
     fetch = intrinsic(_fetch)

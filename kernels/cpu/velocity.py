@@ -2,20 +2,27 @@
 
 With gradient g of a layer, ``v := μ v + g + λ w`` and then ``w −= η v`` (Polyak) or
 ``w −= η (g + λ w + μ v)`` (Nesterov), in the form of Sutskever et al. 2013 that PyTorch uses.
-Four rows of a layer and of its velocity are visited at a time, while they are in cache.
+A few rows of a layer and of its velocity are visited at a time, while they are in cache.
 """
 
-import numpy as np
-
-from .chain import ONE, ZERO, dot_rows, finish_costate, row_blocks, strip4
+from .chain import (
+    FOUR,
+    MORE,
+    ONE,
+    ZERO,
+    add_product,
+    clear_costate_padding,
+    costate_columns,
+    share_rows,
+)
 from .jit import kernel, part
-from .layout import OFFSET, PRODUCT, STRIDE
+from .layout import OFFSET, PRODUCT, STRIDE, VECTORS
 from .team import meet, share
 
 
 @kernel
 def update_layers_with_velocity(
-    weights, layers, products, C, D, velocity, rates, pulls, momentum, nesterov,
+    weights, layers, products, C, D, scratch, velocity, rates, pulls, momentum, nesterov,
     q, q_padded, lane, rank, team, meeting,
 ):  # fmt: skip
     """Update every layer through its velocity, forming the co-states in the same visits.
@@ -24,6 +31,8 @@ def update_layers_with_velocity(
     ----------
     C, D : ndarray, flat, q_padded × widest
         C holds G itself on entry, not scaled by a rate; both are overwritten.
+    scratch : ndarray
+        `chain.scratch_numbers` for every member of the team.
     velocity : ndarray
         Laid out as the weights.
     rates, pulls : ndarray of the weights' dtype, shape (depth,)
@@ -33,36 +42,24 @@ def update_layers_with_velocity(
     nesterov : bool
     """
     last = layers.shape[0] - 1
-    ones = np.ones_like(rates)
     for layer in range(last):
-        begin, end = share(row_blocks(layers, layer), rank, team)
+        begin, end = share_rows(layers, layer, lane, rank, team)
         stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
-        for block in range(begin, end):
-            w = layers[layer, OFFSET] + 4 * block * stride
-            b = layers[layer + 1, PRODUCT] + 4 * block
-            vectors = stride // lane
-            dot_rows(C, ZERO, stride, weights, w, stride, D, 4 * block, above, q_padded, vectors)
-            rows = weights[w : w + 4 * stride]
-            speed = velocity[w : w + 4 * stride]
-            _coast(rows, speed, rates[layer], pulls[layer], momentum, nesterov)
-            strip4(
-                products,
-                b,
-                ONE,
-                above,
-                C,
-                ZERO,
-                stride,
-                velocity,
-                w,
-                stride,
-                q_padded,
-                lane,
-                ZERO,
-                vectors,
+        visit = max(lane, FOUR)
+        for row in range(begin, end, visit):
+            count = min(visit, end - row)
+            costate_columns(
+                weights, layers, C, ZERO, D, ZERO, layer, row, count, q_padded, scratch, rank, lane
             )
+            w, b = layers[layer, OFFSET] + row * stride, layers[layer + 1, PRODUCT] + row
+            rows, speed = weights[w : w + count * stride], velocity[w : w + count * stride]
+            _coast(rows, speed, rates[layer], pulls[layer], momentum, nesterov)
+            add_product(
+                products, b, ONE, above, C, ZERO, stride, velocity, w, stride, count, q_padded,
+                lane, ZERO, layers[layer, VECTORS], MORE,
+            )  # fmt: skip
             _move(rows, speed, rates[layer], momentum, nesterov)
-        finish_costate(layers, layer, D, ones, q, q_padded, begin, end)
+        clear_costate_padding(layers, layer, D, q_padded, begin, end)
         C, D = D, C
         meet(meeting, team)
     stride = layers[last, STRIDE]

@@ -21,22 +21,27 @@ import numpy as np
 from .chain import (
     FAR,
     FAR_TERMS,
+    FRESH,
+    MORE,
     NEAR_TERMS,
     ONE,
     ZERO,
     add_layer_rows,
     add_product,
-    clear_vectors,
+    costate_columns,
     dot_blocks,
     finish_costate,
-    row_blocks,
+    scale_columns,
+    scratch_numbers,
+    share_rows,
     suffix_products,
+    update_last_layer,
     update_rows,
     visit_rows,
 )
 from .descent import residual
 from .jit import kernel, part
-from .layout import OFFSET, PRODUCT, ROWS, STRIDE, Layout, aligned_zeros
+from .layout import OFFSET, PRODUCT, ROWS, STRIDE, VECTORS, Layout, aligned_zeros
 from .team import meet, share
 
 
@@ -51,23 +56,13 @@ def _costate(layers, layer, G, prefixes, costates, rates, d, d_padded, q_padded,
     """``C_l = G A_lᵀ`` on vectors ``begin ≤ v < end``, with this layer's −η_l in it."""
     stride, c = layers[layer, STRIDE], layers[layer, PRODUCT]
     a = _prefix_offset(layers, layer, q_padded, d_padded)
-    clear_vectors(costates, c, stride, q_padded, lane, begin, end)
     add_product(
         G, ZERO, layers[0, STRIDE], ONE, prefixes, a, stride, costates, c, stride, q_padded, d,
-        lane, begin, end,
+        lane, begin, end, FRESH,
     )  # fmt: skip
     if rates[layer] != rates[0]:
         factor = rates[layer] / rates[0]
-        _scale(costates, c, stride, q_padded, lane, begin, end, factor)
-
-
-@part
-def _scale(matrix, start, stride, rows, lane, begin, end, factor):
-    for a in range(rows):
-        row = start + a * stride
-        part_of_row = matrix[row + begin * lane : row + end * lane]
-        for j in range(part_of_row.size):
-            part_of_row[j] *= factor
+        scale_columns(costates, c, stride, q_padded, begin * lane, end * lane, factor)
 
 
 @kernel
@@ -82,7 +77,7 @@ def sweep_down(
     """
     last = layers.shape[0] - 1
     stride, c = layers[last, STRIDE], layers[last, PRODUCT]
-    begin, end = share(stride // lane, rank, team)
+    begin, end = share(layers[last, VECTORS], rank, team)
     _costate(layers, last, G, prefixes, costates, rates, d, d_padded, q_padded, lane, begin, end)
     for a in range(q_padded):
         w, p = layers[last, OFFSET] + a * stride, c + a * stride
@@ -109,16 +104,18 @@ def _down(
 ):  # fmt: skip
     stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
     source, target = layers[layer + 1, PRODUCT], layers[layer, PRODUCT]
-    begin, end = share(stride // lane, rank, team)
+    begin, end = share(layers[layer, VECTORS], rank, team)
     _costate(layers, layer, G, prefixes, costates, rates, d, d_padded, q_padded, lane, begin, end)
-    clear_vectors(before, target, stride, q_padded, lane, begin, end)
-    clear_vectors(products, target, stride, q_padded, lane, begin, end)
     rows, far = layers[layer, ROWS], weights.nbytes > FAR
     terms = FAR_TERMS if far else NEAR_TERMS
     for k in range(0, rows, terms):
         n = min(terms, rows - k)
-        add_layer_rows(weights, layers, before, layer, k, n, far, q_padded, lane, begin, end)
-        add_layer_rows(weights, layers, products, layer, k, n, False, q_padded, lane, begin, end)
+        add_layer_rows(
+            weights, layers, before, layer, k, n, far, ZERO, q_padded, lane, begin, end, k == 0
+        )
+        add_layer_rows(
+            weights, layers, products, layer, k, n, False, ZERO, q_padded, lane, begin, end, k == 0
+        )
     # B_l(t+1) so far lacks the update of this layer: decay, and B_{l+1}(t+1) B_{l+1}(t)ᵀ C_l.
     wide = (q + 3) // 4 * 4
     g = rank * q_padded * wide
@@ -127,16 +124,16 @@ def _down(
         above // lane,
     )  # fmt: skip
     if decay != 1:
-        _scale(products, target, stride, q_padded, lane, begin, end, decay)
+        scale_columns(products, target, stride, q_padded, begin * lane, end * lane, decay)
     add_product(
         gram, g, wide, ONE, costates, target, stride, products, target, stride, q_padded, q, lane,
-        begin, end,
+        begin, end, MORE,
     )  # fmt: skip
 
 
 @kernel
 def sweep_up(
-    weights, layers, products, before, costates, prefixes, C, D, rates, decay, owing,
+    weights, layers, products, before, costates, prefixes, C, D, scratch, rates, decay, owing,
     d, d_padded, q, q_padded, lane, rank, team, meeting,
 ):  # fmt: skip
     """Pay what a sweep down left owing, take the next step, and leave its prefix products.
@@ -145,44 +142,44 @@ def sweep_up(
     """
     last = layers.shape[0] - 1
     for layer in range(last):
-        begin, end = share(row_blocks(layers, layer), rank, team)
+        begin, end = share_rows(layers, layer, lane, rank, team)
         visit = visit_rows(weights, layers, layer)
-        for row in range(4 * begin, 4 * end, visit):
-            rows = min(visit, 4 * end - row)
+        for row in range(begin, end, visit):
+            rows = min(visit, end - row)
             _up(
-                weights, layers, products, before, costates, prefixes, C, D, layer, row, rows,
-                decay, owing, d_padded, q_padded, lane,
+                weights, layers, products, before, costates, prefixes, C, D, scratch, layer, row,
+                rows, decay, owing, d_padded, q_padded, rank, lane,
             )  # fmt: skip
         finish_costate(layers, layer, D, rates, q, q_padded, begin, end)
         C, D = D, C
         meet(meeting, team)
     stride = layers[last, STRIDE]
     begin, end = share(stride, rank, team)
-    for a in range(q):
-        target, source = weights[layers[last, OFFSET] + a * stride :], C[a * stride :]
-        for j in range(begin, end):
-            target[np.uintp(j)] = decay * target[np.uintp(j)] + source[np.uintp(j)]
+    update_last_layer(weights, layers, C, ZERO, decay, ZERO, q, begin, end)
     meet(meeting, team)
     if rank == 0:
         dot_blocks(
             weights, layers[last, OFFSET], stride,
             prefixes, _prefix_offset(layers, last, q_padded, d_padded), stride,
-            products, layers[0, PRODUCT], layers[0, STRIDE], q_padded, d_padded, stride // lane,
+            products, layers[0, PRODUCT], layers[0, STRIDE], q_padded, d_padded,
+            layers[last, VECTORS],
         )  # fmt: skip
 
 
 @part
 def _up(
-    weights, layers, products, before, costates, prefixes, C, D, layer, row, rows,
-    decay, owing, d_padded, q_padded, lane,
+    weights, layers, products, before, costates, prefixes, C, D, scratch, layer, row, rows,
+    decay, owing, d_padded, q_padded, rank, lane,
 ):  # fmt: skip
     """Visit some rows of a layer: W(t+1), its co-state, W(t+2), its prefix product."""
     stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
-    w, vectors = layers[layer, OFFSET] + row * stride, stride // lane
+    w, vectors = layers[layer, OFFSET] + row * stride, layers[layer, VECTORS]
     if owing:
         c = layers[layer, PRODUCT]
         update_rows(weights, layers, before, costates, c, layer, row, rows, decay, q_padded, lane)
-    dot_blocks(C, ZERO, stride, weights, w, stride, D, row, above, q_padded, rows, vectors)
+    costate_columns(
+        weights, layers, C, ZERO, D, ZERO, layer, row, rows, q_padded, scratch, rank, lane
+    )
     update_rows(weights, layers, products, C, ZERO, layer, row, rows, decay, q_padded, lane)
     here = _prefix_offset(layers, layer, q_padded, d_padded)
     there = _prefix_offset(layers, layer + 1, q_padded, d_padded)
@@ -196,10 +193,10 @@ def _up(
 def settle(weights, layers, before, costates, decay, q_padded, lane, rank, team, meeting):
     """Pay what a sweep down left owing, so that the weights are those of the last step."""
     for layer in range(layers.shape[0] - 1):
-        begin, end = share(row_blocks(layers, layer), rank, team)
+        begin, end = share_rows(layers, layer, lane, rank, team)
         visit = visit_rows(weights, layers, layer)
-        for row in range(4 * begin, 4 * end, visit):
-            rows = min(visit, 4 * end - row)
+        for row in range(begin, end, visit):
+            rows = min(visit, end - row)
             c = layers[layer, PRODUCT]
             update_rows(
                 weights, layers, before, costates, c, layer, row, rows, decay, q_padded, lane
@@ -214,7 +211,7 @@ UPWARD, OWING = range(2)
 
 @kernel
 def descend_zigzag(
-    weights, layers, products, C, D, before, costates, prefixes, gram, state, rates, decay,
+    weights, layers, products, C, D, before, costates, prefixes, gram, scratch, state, rates, decay,
     scale, target, constant, losses, start, stop, last, floor, q, q_padded, lane,
     rank, team, meeting,
 ):  # fmt: skip
@@ -222,7 +219,7 @@ def descend_zigzag(
 
     Parameters
     ----------
-    before, costates, prefixes, gram, state : ndarray
+    before, costates, prefixes, gram, scratch, state : ndarray
         As made by `zigzag_buffers`; they carry the sweeps from one call to the next.
     last : int
         The step at which the run ends: the weights are current after it, or after a loss that
@@ -239,8 +236,8 @@ def descend_zigzag(
     while t < stop and math.isfinite(losses[t]) and losses[t] > floor:
         if upward:
             sweep_up(
-                weights, layers, products, before, costates, prefixes, C, D, rates, decay, owing,
-                d, d_padded, q, q_padded, lane, rank, team, meeting,
+                weights, layers, products, before, costates, prefixes, C, D, scratch, rates, decay,
+                owing, d, d_padded, q, q_padded, lane, rank, team, meeting,
             )  # fmt: skip
         else:
             sweep_down(
@@ -277,6 +274,7 @@ class Buffers(NamedTuple):
     costates: np.ndarray
     prefixes: np.ndarray
     gram: np.ndarray
+    scratch: np.ndarray
     state: np.ndarray
 
 
@@ -295,7 +293,8 @@ def zigzag_buffers(layout: Layout, team: int) -> Buffers:
     # The empty product below the first layer.
     np.fill_diagonal(prefixes[: rows * stride].reshape(rows, stride)[: layout.widths[0]], 1)
     gram = aligned_zeros(team * layout.q_padded * ((layout.q + 3) // 4 * 4), layout.dtype)
-    return Buffers(before, costates, prefixes, gram, np.zeros(2, dtype=np.int64))
+    scratch = aligned_zeros(team * scratch_numbers(layout.dtype), layout.dtype)
+    return Buffers(before, costates, prefixes, gram, scratch, np.zeros(2, dtype=np.int64))
 
 
 def _padded(layout: Layout) -> int:

@@ -48,7 +48,7 @@ def test_update_is_backpropagation_with_a_rate_per_layer(widths, decay, size, dt
     C = packed.C[: packed.layout.q_padded * stride].reshape(-1, stride)
     C[: widths[-1], : widths[0]] = -rates[0] * G
     on_team(
-        size, chain.update_layers, *arguments, packed.C, packed.D, rates, decay,
+        size, chain.update_layers, *arguments, packed.C, packed.D, packed.scratch, rates, decay,
         *packed.geometry(),
     )  # fmt: skip
     gradients = naive.backpropagation(weights, G)
@@ -108,11 +108,19 @@ def test_products_fetched_from_memory_are_those_from_cache(dtype, rng):
     near = products.copy()
     for layer in (1, 0):
         vectors = table[layer, layout.STRIDE] // lane
-        start, stride = table[layer, layout.PRODUCT], table[layer, layout.STRIDE]
-        chain.clear_vectors(products, start, stride, q_padded, lane, 0, vectors)
         for row in range(0, table[layer, layout.ROWS], 16):
             count = min(16, table[layer, layout.ROWS] - row)
             chain.add_layer_rows(
-                packed.weights, table, products, layer, row, count, True, q_padded, lane, 0, vectors
-            )
+                packed.weights, table, products, layer, row, count, True, 0, q_padded, lane, 0,
+                vectors, row == 0,
+            )  # fmt: skip
     np.testing.assert_array_equal(products, near)
+
+
+def test_kernels_count_no_references(dtype, rng):
+    """Numba's counting took a quarter of the time of narrow layers; see `jit.OPTIONS`."""
+    packed = Packed([w.astype(dtype) for w in random_layers((5, 7, 3), rng)], dtype)
+    arguments = packed.weights, packed.layout.layers, packed.products
+    on_team(1, chain.suffix_products, *arguments, *packed.geometry())
+    for code in chain.suffix_products.inspect_llvm().values():
+        assert "NRT_incref" not in code

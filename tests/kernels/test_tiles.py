@@ -11,11 +11,11 @@ from fastdln.kernels.cpu import tiles
 
 
 @numba.njit
-def product(rows, X, x_row, x_k, Y, y_k, out, o_row, count):
+def product(rows, X, x_row, x_k, Y, y_k, out, o_row, count, fresh):
     if rows == 5:
-        tiles.product_tile(5, 2, X, 0, x_row, x_k, Y, 0, y_k, out, 0, o_row, count)
+        tiles.product_tile(5, 2, X, 0, x_row, x_k, Y, 0, y_k, out, 0, o_row, count, fresh)
     else:
-        tiles.product_tile(1, 1, X, 0, x_row, x_k, Y, 0, y_k, out, 0, o_row, count)
+        tiles.product_tile(1, 1, X, 0, x_row, x_k, Y, 0, y_k, out, 0, o_row, count, fresh)
 
 
 @numba.njit
@@ -23,17 +23,25 @@ def dot(X, x_row, Y, y_row, out, o_row, count):
     tiles.dot_tile(2, X, 0, x_row, Y, 0, y_row, out, 0, o_row, count)
 
 
+@numba.njit
+def turn(X, x_row, rows, out, o_row):
+    tiles.turn_tile(X, 0, x_row, rows, out, 0, o_row)
+
+
+@pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 7])
-def test_product_tile_adds_a_product(count, transposed, dtype, rng):
+def test_product_tile_adds_or_writes_a_product(count, transposed, fresh, dtype, rng):
     wide = 2 * tiles.lanes(dtype)
     X = rng.standard_normal((5, count)).astype(dtype)
     Y = rng.standard_normal((count, wide)).astype(dtype)
     out = rng.standard_normal((5, wide)).astype(dtype)
-    expected = out + X @ Y
+    expected = X @ Y + (0 if fresh else out)
+    if fresh:
+        out[:] = np.nan
     stored = np.ascontiguousarray(X.T if transposed else X)
     x_row, x_k = (1, 5) if transposed else (count, 1)
-    product(5, stored.ravel(), x_row, x_k, Y.ravel(), wide, out.ravel(), wide, count)
+    product(5, stored.ravel(), x_row, x_k, Y.ravel(), wide, out.ravel(), wide, count, fresh)
     np.testing.assert_allclose(out, expected, atol=20 * np.finfo(dtype).eps, rtol=0)
 
 
@@ -45,6 +53,18 @@ def test_dot_tile(count, dtype, rng):
     out = np.zeros((2, 4), dtype)
     dot(X.ravel(), length, Y.ravel(), length, out.ravel(), 4, count)
     np.testing.assert_allclose(out, X @ Y.T, atol=2 * length * np.finfo(dtype).eps, rtol=0)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_turn_tile_transposes_the_rows_that_are_there(missing, dtype, rng):
+    n = tiles.lanes(dtype)
+    X = rng.standard_normal((n, n + 3)).astype(dtype)
+    out = np.ones((n, n + 5), dtype)
+    rows = n - missing
+    turn(X[:rows].ravel(), n + 3, rows, out.ravel(), n + 5)
+    np.testing.assert_array_equal(out[:, :rows], X[:rows, :n].T)
+    assert not out[:, rows:n].any()
+    assert (out[:, n:] == 1).all()
 
 
 def test_kernels_agree_with_themselves_without_jit():
