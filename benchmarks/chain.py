@@ -17,14 +17,10 @@ from typing import Any
 import numpy as np
 
 import fastdln
-from fastdln import parallel
-from fastdln.kernel_choice import choose, step_seconds
-from fastdln.kernels.cpu.chain import scratch_numbers
-from fastdln.kernels.cpu.descent import descend
-from fastdln.kernels.cpu.layout import aligned_zeros, make_layout
-from fastdln.kernels.cpu.team import new_meeting
-from fastdln.kernels.cpu.tiles import lanes
-from fastdln.kernels.cpu.zigzag import descend_zigzag, zigzag_buffers
+from fastdln.engine import Descent
+from fastdln.kernel_choice import Choice
+from fastdln.regression import reduce_regression
+from fastdln.rules import Rule
 
 from . import common
 
@@ -54,48 +50,29 @@ def _problem(case: str, dtype: str) -> tuple[list[np.ndarray], np.ndarray, np.nd
 
 
 class Steps:
-    """The kernels themselves, as `fastdln.train` calls them, on one network."""
+    """One network as `fastdln.train` trains it, a team and a way to share it chosen or given."""
 
-    def __init__(self, case: str, dtype: str, kernel: str = "auto", threads: int | None = None):
+    def __init__(
+        self, case: str, dtype: str, kernel: str = "auto", team: int | None = None,
+        sharing: str = "layers", most: int = 10**8,
+    ):  # fmt: skip
         layers, _, target = _problem(case, dtype)
-        self.layout = make_layout((D, *(w.shape[0] for w in layers)), dtype)
-        threads = parallel.threads() if threads is None else threads
-        self.choice = choose(self.layout, threads, kernel=kernel)
-        self.weights = aligned_zeros(self.layout.size, dtype)
-        for i, w in enumerate(layers):
-            self.layout.view(self.weights, i)[:] = w
-        self.products = aligned_zeros(self.layout.product_size, dtype)
-        edge = self.layout.q_padded * self.layout.widest
-        self.costates = [aligned_zeros(edge, dtype) for _ in range(2)]
-        self.scratch = aligned_zeros(self.choice.team * scratch_numbers(dtype), dtype)
-        self.rates = np.full(len(layers), RATE, dtype)
-        self.target = np.ascontiguousarray(target, dtype=np.float64)
-        self.step, self.losses = -1, np.empty(1)
+        widths = (D, *(w.shape[0] for w in layers))
+        # A rate for every layer: that of a layer of one row.
+        self.descent = Descent(
+            layers, widths, np.dtype(dtype), np.ones(len(layers)), RATE, Rule(),
+            reduce_regression(np.eye(D), target), most, 0.0, kernel=kernel,
+        )  # fmt: skip
+        if team is not None:
+            self.descent.choice = self.descent.choice._replace(team=team, sharing=sharing)
+        self.choice, self.layout = self.descent.choice, self.descent.chain.layout
         self.pool = ThreadPoolExecutor(self.choice.team)
-        self.buffers = (
-            zigzag_buffers(self.layout, self.choice.team)
-            if self.choice.kernel == "zigzag"
-            else None
-        )
+        self.advance = self.descent.advancing(self.pool)
+        self.advance(0, 1)
 
     def run(self, steps: int) -> None:
         """Take `steps` steps."""
-        stop, team = max(self.step, 0) + steps, self.choice.team
-        self.losses = np.concatenate([self.losses[: self.step + 1], np.empty(stop + 1)])
-        meeting = new_meeting()
-        results = list(self.pool.map(lambda r: self._member(stop, r, team, meeting), range(team)))
-        self.step = results[0]
-
-    def _member(self, stop: int, rank: int, team: int, meeting: np.ndarray) -> int:
-        one, layout = self.layout.dtype.type(1), self.layout
-        network = self.weights, layout.layers, self.products, *self.costates
-        data = np.ones_like(self.target), self.target, 0.0, self.losses, self.step, stop
-        place = layout.q, layout.q_padded, lanes(layout.dtype), rank, team, meeting
-        if self.buffers is not None:
-            return descend_zigzag(
-                *network, *self.buffers, self.rates, one, *data, 2**62, -1.0, *place
-            )
-        return descend(*network, self.scratch, self.rates, one, *data, -1.0, *place)
+        self.advance(self.descent.step + steps, self.choice.team)
 
 
 def numpy_steps(case: str, dtype: str) -> Callable[[int], None]:
@@ -189,11 +166,19 @@ MAKERS = {"numpy": numpy_steps, "torch": torch_steps, "autograd": autograd_steps
 
 
 def _count(run: Callable[[int], None], seconds: float) -> int:
-    """Return how many steps take about this long."""
+    """Return how many steps take about this long.
+
+    Several calls of growing length: a first one compiles, and starting a team takes as long as
+    ten steps of a small network.
+    """
     run(1)
-    begun = time.perf_counter()
-    run(1)
-    return max(1, int(seconds / max(time.perf_counter() - begun, 1e-7)))
+    count, taken = 1, 0.0
+    while taken < seconds / 4:
+        count = max(2 * count, min(16 * count, int(count * seconds / max(taken, 1e-7))))
+        begun = time.perf_counter()
+        run(count)
+        taken = time.perf_counter() - begun
+    return max(1, int(count * seconds / taken))
 
 
 def step_times(runs: dict[str, Callable[[int], None]], seconds: float) -> dict[str, float]:
@@ -384,13 +369,19 @@ def table(dtypes: list[str], cases: list[str]) -> None:
             seconds = step_times(runs, 0.05)
             ratios = [f"{seconds[name] / seconds['fastdln']:.1f}×" for name in names]
             limit = seconds["fastdln"] / roofline(case, dtype, matmul, copy)
-            kernel = f"{ours.choice.kernel}, {ours.choice.team}"
+            kernel = chosen(ours.choice)
             print(
                 f"| {case} | {dtype} | {seconds['fastdln'] * 1e3:.3g} | {kernel} |"
                 f" {' | '.join(ratios)} | {limit:.2f} |",
                 flush=True,
             )
         print(f"matmul {matmul / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.0f} GB/s", file=sys.stderr)
+
+
+def chosen(choice: Choice) -> str:
+    """Return kernel, threads and what they share, for a table."""
+    shared = f" by {choice.sharing}" if choice.team > 1 else ""
+    return f"{choice.kernel}, {choice.team}{shared}"
 
 
 def _available(name: str) -> bool:
@@ -403,21 +394,31 @@ def _available(name: str) -> bool:
 
 def calibrate() -> None:
     """Print what `fastdln.kernel_choice.COSTS` should be on this machine."""
+    rates, traffic = {}, []
     for dtype in DTYPES:
         near, far = Steps("300x12", dtype, "two-pass", 1), Steps("1500x20", dtype, "two-pass", 1)
-        seconds = step_times({"near": near.run, "far": far.run}, 0.1)
-        rate = 6 * Q * near.layout.size / seconds["near"]
+        seconds = step_times({"near": near.run, "far": far.run}, 0.2)
+        rates[dtype] = 6 * near.layout.q_padded * near.layout.size / seconds["near"]
         nbytes = 3 * far.layout.size * far.layout.dtype.itemsize
-        traffic = (seconds["far"] - 6 * Q * far.layout.size / rate) / nbytes
-        print(f"{dtype}: {rate:.3g} flops a second, {traffic:.3g} s a byte")
-    thin = {t: Steps("26x700", "float32", "two-pass", t) for t in (1, 2)}
-    for t, steps in thin.items():
-        steps.choice = steps.choice._replace(team=t)
-        steps.pool = ThreadPoolExecutor(t)
-    seconds = step_times({str(t): steps.run for t, steps in thin.items()}, 0.05)
-    work = step_seconds(thin[1].layout, "two-pass", 1) - 700 * 3e-7
-    print(f"layer: {(seconds['1'] - work) / 700:.2g} s")
-    print(f"meeting: {(seconds['2'] - seconds['1'] + work / 2) / 1402:.2g} s")
+        work = 6 * far.layout.q_padded * far.layout.size / rates[dtype]
+        traffic.append((seconds["far"] - work) / nbytes)
+    thin = {
+        "alone": Steps("64x100", "float32", "two-pass", 1),
+        "layers": Steps("64x100", "float32", "two-pass", 2, "layers"),
+        "rows": Steps("64x100", "float32", "two-pass", 2, "rows"),
+    }
+    seconds = step_times({name: steps.run for name, steps in thin.items()}, 0.1)
+    layout = thin["alone"].layout
+    work = 6 * layout.q_padded * layout.size / rates["float32"]
+    layer = max(seconds["alone"] - work, 0) / layout.depth
+    halved = seconds["alone"] - work / 2
+    meeting = (seconds["layers"] - halved) / (2 * layout.depth + 2)
+    shared = (seconds["rows"] - halved - 2 * meeting) / (layout.size * 4 / 2)
+    print("flops_per_second", {name: f"{rate:.3g}" for name, rate in rates.items()})
+    print("seconds_per_byte", *(f"{x:.2g}" for x in traffic))
+    print(f"seconds_per_meeting {meeting:.2g}")
+    print(f"seconds_per_shared_byte {shared:.2g}")
+    print(f"seconds_per_layer {layer:.2g}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastdln.kernels.cpu.by_rows import descend_by_rows
 from fastdln.kernels.cpu.chain import suffix_products
 from fastdln.kernels.cpu.descent import descend, descend_with_velocity
 from fastdln.kernels.cpu.layout import STRIDE, Layout, aligned_zeros
@@ -33,6 +34,8 @@ TRIAL_SECONDS = 0.01
 
 Callback = Callable[[int, float], None]
 Schedule = Callable[[int], np.ndarray]
+# Takes the step to advance to, and what lets every member of a team do its part of some work.
+Advance = Callable[[int, Callable[..., Any]], None]
 
 
 class Chain:
@@ -57,6 +60,16 @@ class Chain:
         if self.mirrored:
             return self.layout.view(self.weights, self.layout.depth - 1 - index).T
         return self.layout.view(self.weights, index)
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """What every kernel starts with: weights, layers, products and two co-states."""
+        return self.weights, self.layout.layers, self.products, self.C, self.D
+
+    def hold_costates(self) -> np.ndarray:
+        """Make room for the co-states of all layers, of which the first is C; return it."""
+        self.C = aligned_zeros(self.layout.product_size, self.layout.dtype)
+        return self.C
 
     def release(self) -> None:
         """Give back all but the weights: a result keeps them, and a sweep many results."""
@@ -128,23 +141,28 @@ class Descent:
         self.choice: Choice = choose(
             self.chain.layout, parallel.threads(), kernel=kernel, plain=plain
         )
-        self._scratch = self._moving.scratch(self.chain.layout, self.choice.team)
 
     def run(self, callback: Callback | None = None) -> None:
         """Take all steps, or fewer where the loss converges or is no longer finite."""
         log.debug("kernel: %s", self.choice.reason)
         pace, last = Pace(self.choice.team), self.losses.size - 1
         with ThreadPoolExecutor(self.choice.team) as pool:
-            advance = self._choose_advance()
-            advance(0, functools.partial(together, pool, 1))
+            advance = self.advancing(pool)
+            advance(0, 1)
             while self.step < last and not self.finished:
                 team, steps = pace.following()
                 first, begun = self.step, time.perf_counter()
-                advance(min(first + steps, last), functools.partial(together, pool, team))
+                advance(min(first + steps, last), team)
                 pace.note(team, self.step - first, time.perf_counter() - begun)
                 if callback is not None:
                     callback(self.step, float(self.losses[self.step]))
         self.chain.release()
+
+    def advancing(self, pool: ThreadPoolExecutor) -> Callable[[int, int], None]:
+        """Return what advances to a step with a team of a size, its threads from the pool."""
+        scratch = self._moving.scratch(self.chain.layout, self.choice.team)
+        advance = self._regression_advance(*scratch) if self._fused else self._stepwise(scratch)
+        return lambda goal, team: advance(goal, functools.partial(together, pool, team))
 
     @property
     def floor(self) -> float:
@@ -164,42 +182,55 @@ class Descent:
             return "diverged"
         return "converged" if loss <= self.floor else "completed"
 
-    def _choose_advance(self) -> Callable[[int, Callable[..., Any]], None]:
-        """Return what advances to a step: one kernel for many steps where there is one."""
-        if not self._fused:
-            return self._advance_stepwise
-        work = self._regression_work()
-        return lambda goal, together: self._advance_regression(goal, together, work)
+    def _regression_advance(self, scratch: np.ndarray) -> Advance:
+        """Return what takes many steps of a regression in one call of a kernel."""
+        work, geometry = self._regression_work(scratch), _geometry(self.chain.layout)
 
-    def _advance_regression(
-        self, goal: int, together: Callable[..., Any], work: Callable[..., int]
-    ) -> None:
-        start, floor = self.step, self.floor
-        geometry = _geometry(self.chain.layout)
-        self.step = together(lambda *member: work((start, goal), floor, (*geometry, *member)))
+        def advance(goal: int, together: Callable[..., Any]) -> None:
+            start, floor = self.step, self.floor
+            self.step = together(lambda *member: work((start, goal), floor, (*geometry, *member)))
 
-    def _regression_work(self) -> Callable[..., int]:
+        return advance
+
+    def _regression_work(self, scratch: np.ndarray) -> Callable[..., int]:
         """Return what takes a member of the team through many steps of a regression."""
         chain, moving = self.chain, self._moving
-        arrays: tuple[Any, ...] = (
-            chain.weights, chain.layout.layers, chain.products, chain.C, chain.D
-        )  # fmt: skip
-        (scratch,) = self._scratch
         problem = (*self._scale_and_target(), self._objective.constant, self.losses)
         if self.choice.kernel == "zigzag":
-            buffers = zigzag_buffers(chain.layout, self.choice.team)
-            arrays, last = (*arrays, *buffers, moving.rates, moving.decay), self.losses.size - 1
-            return lambda span, floor, member: descend_zigzag(
-                *arrays, *problem, *span, last, floor, *member
-            )
+            return self._zigzag_work(problem)
         if moving.plain:
-            arrays = (*arrays, scratch, moving.rates, moving.decay)
-            return lambda span, floor, member: descend(*arrays, *problem, *span, floor, *member)
+            return self._two_pass_work(scratch, problem)
         momentum = moving.momentum, moving.rule.nesterov
-        arrays = (*arrays, scratch, moving.velocity, moving.rates, moving.pulls, *momentum)
+        arrays = (*chain.arrays, scratch, moving.velocity, moving.rates, moving.pulls, *momentum)
         return lambda span, floor, member: descend_with_velocity(
             *arrays, *problem, *span, floor, *member
         )
+
+    def _zigzag_work(self, problem: tuple[Any, ...]) -> Callable[..., int]:
+        chain, moving = self.chain, self._moving
+        buffers = zigzag_buffers(chain.layout, self.choice.team)
+        arrays = (*chain.arrays, *buffers, moving.rates, moving.decay)
+        last = self.losses.size - 1
+        return lambda span, floor, member: descend_zigzag(
+            *arrays, *problem, *span, last, floor, *member
+        )
+
+    def _two_pass_work(self, scratch: np.ndarray, problem: tuple[Any, ...]) -> Callable[..., int]:
+        chain, moving = self.chain, self._moving
+        motion = moving.rates, moving.decay
+        if self.choice.sharing == "layers":
+            arrays = (*chain.arrays, scratch, *motion)
+            return lambda span, floor, member: descend(*arrays, *problem, *span, floor, *member)
+        costates, sums = chain.hold_costates(), np.empty(chain.layout.q_padded)
+        alone = (*chain.arrays, scratch, *motion)
+        shared = (chain.weights, chain.layout.layers, chain.products, costates, scratch, sums)
+
+        def work(span: tuple[int, int], floor: float, member: tuple[Any, ...]) -> int:
+            if member[-2] == 1:
+                return descend(*alone, *problem, *span, floor, *member)
+            return descend_by_rows(*shared, *motion, *problem, *span, floor, *member)
+
+        return work
 
     def _scale_and_target(self) -> tuple[np.ndarray, np.ndarray]:
         """Return S and T of the regression, transposed where the chain is mirrored."""
@@ -208,19 +239,22 @@ class Descent:
         S, T = (a.T if self.chain.mirrored else a for a in (scale, problem.target))
         return np.ascontiguousarray(S), np.ascontiguousarray(T)
 
-    def _advance_stepwise(self, goal: int, together: Callable[..., Any]) -> None:
-        if self.step < 0:
-            self._evaluate(together)
-        while self.step < goal and not self.finished:
-            together(self._update)
-            self._evaluate(together)
-
-    def _update(self, *member: Any) -> None:
+    def _stepwise(self, scratch: tuple[np.ndarray, ...]) -> Advance:
+        """Return what takes one step after the other, with an objective in between."""
         chain = self.chain
-        arrays = (
-            chain.weights, chain.layout.layers, chain.products, chain.C, chain.D, *self._scratch
-        )  # fmt: skip
-        self._moving.update(arrays, self.step + 1, (*_geometry(chain.layout), *member))
+        arrays = (*chain.arrays, *scratch)
+
+        def update(*member: Any) -> None:
+            self._moving.update(arrays, self.step + 1, (*_geometry(chain.layout), *member))
+
+        def advance(goal: int, together: Callable[..., Any]) -> None:
+            if self.step < 0:
+                self._evaluate(together)
+            while self.step < goal and not self.finished:
+                together(update)
+                self._evaluate(together)
+
+        return advance
 
     def _evaluate(self, together: Callable[..., Any]) -> None:
         """Move on to the next step: its loss, and the gradient of its minibatch in C."""

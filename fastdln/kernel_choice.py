@@ -11,6 +11,11 @@ zigzag    (5 q + d) P     1½ P itemsize  3 q + d rows a layer
 ========  ==============  =============  ========================================
 
 Traffic and arithmetic overlap little (measured: times add), and traffic is shared by all threads.
+
+A team shares every layer and meets after each, or, where a network stays in cache, the rows of the
+products: it then meets twice a step, but every member fetches what the others have written. The
+bits are the same, so the team and how it shares may depend on the machine; the kernel may not.
+
 The constants were measured by ``python -m benchmarks.chain calibrate``.
 """
 
@@ -26,6 +31,8 @@ from . import check
 KERNELS = ("auto", "two-pass", "zigzag")
 # What zigzag may keep beside the weights where nobody asked for it, as a part of the weights.
 MOST_EXTRA = 0.1
+# What a team shares, in words.
+_SHARED = {"layers": "every layer", "rows": "the rows of the products"}
 # The team for which kernels are compared.
 USUAL_TEAM = 2
 # A larger team must be faster by this factor: its model errs, and it takes a processor from others.
@@ -42,7 +49,9 @@ class Costs(NamedTuple):
     seconds_per_byte : float
         Weights that do not fit in cache, each time they cross memory.
     seconds_per_meeting : float
-        Two threads, one barrier.
+        Two threads that share a layer: a barrier, and what each then fetches from the other.
+    seconds_per_shared_byte : float
+        Weights that another thread has written.
     seconds_per_layer : float
         Calls and short loops, which no team shares.
     """
@@ -50,18 +59,20 @@ class Costs(NamedTuple):
     flops_per_second: dict[str, float]
     seconds_per_byte: float
     seconds_per_meeting: float
+    seconds_per_shared_byte: float
     seconds_per_layer: float
 
 
-# 2 cores of an AMD EPYC (Zen 5, 2.6 GHz, AVX-512), 2026-11-24.
-COSTS = Costs({"float32": 2.0e11, "float64": 1.0e11}, 1.4e-11, 5e-7, 3e-7)
+# 2 cores of an AMD EPYC (Zen 5, 2.6 GHz, AVX-512), 2026-11-25.
+COSTS = Costs({"float32": 2.3e11, "float64": 1.1e11}, 1.4e-11, 5e-7, 2.5e-11, 5e-8)
 
 
 class Choice(NamedTuple):
-    """A kernel, the threads that share one network, and why."""
+    """A kernel, the threads that share one network, what they share, and why."""
 
     kernel: str
     team: int
+    sharing: str
     reason: str
 
 
@@ -102,22 +113,42 @@ def choose(
     if kernel == "auto" and plain and extra_memory(layout) <= MOST_EXTRA:
         names.append("zigzag")
     # For a fixed team: a run's bits depend on the kernel and must not depend on the threads.
-    name = min(names, key=lambda name: step_seconds(layout, name, USUAL_TEAM, costs))
-    seconds, name, team = _best_team(layout, name, threads, costs)
-    return Choice(name, team, _reason(layout, kernel, name, team, seconds, costs))
+    name = min(names, key=lambda name: step_seconds(layout, name, USUAL_TEAM, costs=costs))
+    ways = ["layers"]
+    if plain and name == "two-pass" and _traffic(layout, name) == 0:
+        ways.append("rows")
+    seconds, team, sharing = _best_team(layout, name, threads, ways, costs)
+    return Choice(name, team, sharing, _reason(layout, kernel, name, team, sharing, seconds, costs))
 
 
-def step_seconds(layout: Layout, kernel: str, team: int, costs: Costs = COSTS) -> float:
+def step_seconds(
+    layout: Layout, kernel: str, team: int, sharing: str = "layers", costs: Costs = COSTS
+) -> float:
     """Return how long one step should take."""
     q, d = layout.q_padded, layout.widths[0]
     zigzag = kernel == "zigzag"
     flops = (5.0 * q + d if zigzag else 6.0 * q) * layout.size
-    meetings = layout.depth * (1 if zigzag else 2) + 2
-    seconds = flops / costs.flops_per_second[layout.dtype.name] / team
+    seconds = flops / costs.flops_per_second[layout.dtype.name] * _share(q, team, sharing)
     seconds += layout.depth * costs.seconds_per_layer
     if team > 1:
-        seconds += meetings * costs.seconds_per_meeting
+        seconds += _company(layout, zigzag, team, sharing, costs)
     return seconds + _traffic(layout, kernel) * costs.seconds_per_byte
+
+
+def _share(q: int, team: int, sharing: str) -> float:
+    """Return the part of the arithmetic that the busiest member does."""
+    if sharing == "layers":
+        return 1 / team
+    # Two products of three go by rows of q.
+    return (2 * -(-q // team) / q + 1 / team) / 3
+
+
+def _company(layout: Layout, zigzag: bool, team: int, sharing: str, costs: Costs) -> float:
+    """Return the seconds a step that a team spends on its members' company."""
+    if sharing == "layers":
+        return (layout.depth * (1 if zigzag else 2) + 2) * costs.seconds_per_meeting
+    fetched = layout.size * layout.dtype.itemsize * (team - 1) / team
+    return 2 * costs.seconds_per_meeting + fetched * costs.seconds_per_shared_byte
 
 
 def extra_memory(layout: Layout) -> float:
@@ -134,29 +165,38 @@ def _traffic(layout: Layout, kernel: str) -> float:
     return nbytes * (1.5 if kernel == "zigzag" else 3.0)
 
 
-def _best_team(layout: Layout, kernel: str, threads: int, costs: Costs) -> tuple[float, str, int]:
-    best = step_seconds(layout, kernel, 1, costs), kernel, 1
+def _best_team(
+    layout: Layout, kernel: str, threads: int, ways: list[str], costs: Costs
+) -> tuple[float, int, str]:
+    best = step_seconds(layout, kernel, 1, costs=costs), 1, "layers"
     for team in range(2, threads + 1):
-        seconds = step_seconds(layout, kernel, team, costs)
-        if seconds * TEAM_GAIN < best[0]:
-            best = seconds, kernel, team
+        for sharing in ways:
+            seconds = step_seconds(layout, kernel, team, sharing, costs)
+            if seconds * (1 if team == best[1] else TEAM_GAIN) < best[0]:
+                best = seconds, team, sharing
     return best
 
 
 def _reason(
-    layout: Layout, asked: str, kernel: str, team: int, seconds: float, costs: Costs
+    layout: Layout,
+    asked: str,
+    kernel: str,
+    team: int,
+    sharing: str,
+    seconds: float,
+    costs: Costs,
 ) -> str:
     size = layout.size * layout.dtype.itemsize / 2**20
     place = "in cache" if _traffic(layout, kernel) == 0 else "from memory"
     widest = int(np.max(layout.widths))
     other = "zigzag" if kernel == "two-pass" else "two-pass"
-    against = step_seconds(layout, other, team, costs)
+    against = step_seconds(layout, other, team, costs=costs)
+    who = "1 thread" if team == 1 else f"{team} threads sharing {_SHARED[sharing]}"
     why = (
         f"kernel={asked!r} was asked for"
         if asked != "auto"
         else f"{seconds * 1e3:.3g} ms a step expected, {other} {against * 1e3:.3g} ms"
     )
     return (
-        f"{kernel}, {team} thread{'s' if team > 1 else ''}: {why}"
-        f" ({layout.depth} layers to width {widest}, {size:.3g} MiB {place})"
+        f"{kernel}, {who}: {why} ({layout.depth} layers to width {widest}, {size:.3g} MiB {place})"
     )

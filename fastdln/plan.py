@@ -199,7 +199,8 @@ def chain_layout(widths: tuple[int, ...], dtype: np.dtype) -> Layout:
 def chain_bytes(layout: Layout, rule: Rule) -> int:
     """Return the bytes of weights, optimiser states and products while a chain is trained."""
     states = layout.size * (1 + rule.states) + layout.product_size
-    size = states + 2 * layout.q_padded * layout.widest
+    # The co-states of all layers, where a team shares the rows of the products.
+    size = states + 2 * layout.q_padded * layout.widest + layout.product_size
     if rule.states == 0 and extra_memory(layout) <= MOST_EXTRA:
         size += zigzag_numbers(layout)
     return size * layout.dtype.itemsize

@@ -70,7 +70,7 @@ def update_layers_with_adam(
                 weights[here], g, mean[here], square[here], rates[layer], scales[layer], pull,
                 beta1, beta2, epsilon, first, second,
             )  # fmt: skip
-        clear_costate_padding(layers, layer, D, q_padded, begin, end)
+        clear_costate_padding(layers, layer, D, ZERO, q_padded, begin, end)
         C, D = D, C
         meet(meeting, team)
     stride = layers[last, STRIDE]

@@ -21,7 +21,7 @@ from .tiles import WIDE, dot_tile, fetch, lanes, product_tile, turn_tile
 # Bytes of weights above which they are taken to come from memory rather than from cache.
 FAR = 24 * 2**20
 # Numba compiles a kernel anew for every literal that it is called with; for these it does not.
-ZERO, ONE, FOUR = np.intp(0), np.intp(1), np.intp(4)
+ZERO, ONE, TWO, FOUR = np.intp(0), np.intp(1), np.intp(2), np.intp(4)
 # Whether a product is written, or added to what is there. Clearing first was slow: a loop over a
 # few hundred numbers becomes a call of memset, which took 40% of pass 1 at width 26.
 FRESH, MORE = np.bool_(True), np.bool_(False)
@@ -39,19 +39,19 @@ TURNED_VECTORS = 2
 
 
 @part
-def strip_rows(left):
+def strip_rows(left, far):
     """Return how many of `left` rows the next strip takes: 5, 4, 2 or 1.
 
     Five, where what is left then is made of fives and fours: twenty sums keep the processor's two
     multiply-add units busy, sixteen do not quite (updating a layer of 100 rows by strips of four
-    took a quarter longer).
+    took a quarter longer). Rows that come from memory are better taken by fours.
     """
     after = left - 5
+    if after < 0 or (far and left % 4 == 0):
+        return 4 if left >= 4 else (2 if left >= 2 else 1)
     if after >= 12 or after == 0 or after == 4 or after == 5 or 8 <= after <= 10:
         return 5
-    if left >= 4:
-        return 4
-    return 2 if left >= 2 else 1
+    return 4
 
 
 def _panel(wide):
@@ -59,9 +59,9 @@ def _panel(wide):
 
     @part
     def panel(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, fresh):
-        a = 0
+        a, far = 0, out.nbytes > FAR
         while a < rows:
-            n = strip_rows(rows - a)
+            n = strip_rows(rows - a, far)
             x, o = x0 + a * x_row, o0 + a * o_row
             if n == 5:
                 product_tile(5, wide, X, x, x_row, x_k, Y, y0, y_k, out, o, o_row, count, fresh)
@@ -122,23 +122,29 @@ def add_product_fetching(
 
 
 @kernel
-def dot_blocks(X, x0, x_row, Y, y0, y_row, out, o0, o_row, rows, others, count):
-    """``out[a, r] = Σ_v X[a, v]·Y[r, v]`` for any (padded) `rows` and `others`, a multiple of 4."""
+def dot_blocks(X, x0, x_row, Y, y0, y_row, out, o0, o_row, rows, others, count, ahead, strip):
+    """``out[a, r] = Σ_v X[a, v]·Y[r, v]`` for any (padded) `rows` and `others`, a multiple of 4.
+
+    Meanwhile strip number i of rows of X asks for row ``4 j + (strip + i) mod 4`` from
+    ``Y[y0 + ahead]`` on, for all j: four strips fetch as many rows as they read.
+    """
     a = 0
     while a < rows:
-        n = strip_rows(rows - a)
+        n = strip_rows(rows - a, False)
         x, o = x0 + a * x_row, o0 + a * o_row
+        next_row = y0 + ahead + strip % 4 * y_row
         for r in range(0, others, 4):
-            y = y0 + r * y_row
+            y, f = y0 + r * y_row, next_row + r * y_row
             if n == 5:
-                dot_tile(5, X, x, x_row, Y, y, y_row, out, o + r, o_row, count)
+                dot_tile(5, X, x, x_row, Y, y, y_row, out, o + r, o_row, count, f)
             elif n == 4:
-                dot_tile(4, X, x, x_row, Y, y, y_row, out, o + r, o_row, count)
+                dot_tile(4, X, x, x_row, Y, y, y_row, out, o + r, o_row, count, f)
             elif n == 2:
-                dot_tile(2, X, x, x_row, Y, y, y_row, out, o + r, o_row, count)
+                dot_tile(2, X, x, x_row, Y, y, y_row, out, o + r, o_row, count, f)
             else:
-                dot_tile(1, X, x, x_row, Y, y, y_row, out, o + r, o_row, count)
+                dot_tile(1, X, x, x_row, Y, y, y_row, out, o + r, o_row, count, f)
         a += n
+        strip += 1
 
 
 @kernel
@@ -245,7 +251,7 @@ def update_layers(
             )
             update_rows(weights, layers, products, C, ZERO, layer, row, rows, decay, q_padded, lane)
             row += visit
-        finish_costate(layers, layer, D, rates, q, q_padded, begin, end)
+        finish_costate(layers, layer, D, ZERO, rates, q_padded, begin, end)
         C, D = D, C
         meet(meeting, team)
     begin, end = share(layers[last, STRIDE], rank, team)
@@ -318,7 +324,7 @@ def costate_columns(weights, layers, C, c0, D, d0, layer, row, rows, height, scr
     else:
         dot_blocks(
             C, c0, stride, weights, w, stride, D, d0 + row, above, height, rows,
-            layers[layer, VECTORS],
+            layers[layer, VECTORS], rows * stride, ZERO,
         )  # fmt: skip
 
 
@@ -336,21 +342,24 @@ def _turn(weights, w, stride, rows, vectors, turned, t, lane):
 
 
 @part
-def finish_costate(layers, layer, D, rates, q, q_padded, begin, end):
-    """Clear the next co-state's padding and rescale this member's columns to the next rate."""
-    clear_costate_padding(layers, layer, D, q_padded, begin, end)
+def finish_costate(layers, layer, D, d0, rates, rows, begin, end):
+    """Clear `rows` rows' padding of the next co-state and rescale columns to the next rate."""
+    clear_costate_padding(layers, layer, D, d0, rows, begin, end)
     if rates[layer + 1] != rates[layer]:
         factor = rates[layer + 1] / rates[layer]
-        scale_columns(D, ZERO, layers[layer + 1, STRIDE], q, begin, end, factor)
+        scale_columns(D, d0, layers[layer + 1, STRIDE], rows, begin, end, factor)
 
 
 @part
-def clear_costate_padding(layers, layer, D, q_padded, begin, end):
-    """Clear the next co-state's padding, where this member has the last columns."""
-    rows = layers[layer, ROWS]
+def clear_costate_padding(layers, layer, D, d0, rows, begin, end):
+    """Clear the next co-state's padding, where columns begin ≤ j < end include the last."""
+    width = layers[layer, ROWS]
     # Products of a transpose are written in whole vectors, zeros included.
-    if begin < rows <= end and not is_turned(layers, layer):
-        clear_columns(D, layers[layer + 1, STRIDE], q_padded, rows)
+    if begin < width <= end and not is_turned(layers, layer):
+        stride = layers[layer + 1, STRIDE]
+        for a in range(rows):
+            for j in range(a * stride + width, (a + 1) * stride):
+                D[np.uintp(d0 + j)] = 0
 
 
 @part
@@ -365,14 +374,6 @@ def update_rows(weights, layers, products, C, c0, layer, row, rows, decay, q_pad
         products, b, ONE, above, C, c0, stride, weights, w, stride, rows, q_padded, lane,
         ZERO, layers[layer, VECTORS], MORE,
     )  # fmt: skip
-
-
-@part
-def clear_columns(matrix, stride, rows, begin):
-    """Zero the columns from `begin` on: buffers are shared by layers of different strides."""
-    for a in range(rows):
-        for j in range(a * stride + begin, (a + 1) * stride):
-            matrix[np.uintp(j)] = 0
 
 
 @part

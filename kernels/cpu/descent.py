@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from .chain import clear_columns, suffix_products, update_layers
+from .chain import suffix_products, update_layers
 from .jit import kernel, part
 from .layout import PRODUCT, STRIDE
 from .team import meet
@@ -20,15 +20,29 @@ def residual(products, layers, scale, target, C, factor, q, q_padded):
     scale, target : ndarray of float64, shape (q, n)
         S and T: the reduced inputs (along the axis of M that meets the data) and targets.
     """
-    base, stride, n = layers[0, PRODUCT], layers[0, STRIDE], scale.shape[1]
-    clear_columns(C, stride, q_padded, 0)
     total = 0.0
-    for a in range(q):
-        for b in range(n):
-            r = products[base + a * stride + b] * scale[a, b] - target[a, b]
-            total += r * r
-            C[a * stride + b] = -factor * r * scale[a, b]
+    for a in range(q_padded):
+        total += row_residual(products, layers, scale, target, C, factor, a, q)
     return 0.5 * total
+
+
+@part
+def row_residual(products, layers, scale, target, C, factor, a, q):
+    """Return the sum of squares of one (padded) row of the residual, and leave that row of C.
+
+    Rows are summed apart so that members of a team may have them, and so that one row's additions
+    need not wait for another's.
+    """
+    stride, n, total = layers[0, STRIDE], scale.shape[1], 0.0
+    m, c = layers[0, PRODUCT] + a * stride, a * stride
+    for j in range(n if a < q else 0, stride):
+        C[np.uintp(c + j)] = 0
+    if a < q:
+        for b in range(n):
+            r = products[m + b] * scale[a, b] - target[a, b]
+            total += r * r
+            C[c + b] = -factor * r * scale[a, b]
+    return total
 
 
 @part

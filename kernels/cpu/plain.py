@@ -95,10 +95,10 @@ def multiply_up(base, table, layer, X, x0, out, o0, above, q_padded, lane, rank,
     for row in range(4 * begin, 4 * end, VISIT_ROWS):
         n = min(VISIT_ROWS, 4 * end - row)
         w = table[layer, OFFSET] + row * stride
-        dot_blocks(X, x0, below, base, w, stride, out, o0 + row, above, q_padded, n, whole)
+        dot_blocks(X, x0, below, base, w, stride, out, o0 + row, above, q_padded, n, whole, 0, 0)
         if left and whole:
             w += columns - lane
-            dot_blocks(ends, 0, lane, base, w, stride, more, 0, n, q_padded, n, 1)
+            dot_blocks(ends, 0, lane, base, w, stride, more, 0, n, q_padded, n, 1, 0, 0)
             for a in range(q_padded):
                 for r in range(n):
                     out[o0 + a * above + row + r] += more[a * n + r]

@@ -94,6 +94,15 @@ class _Tile:
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
         return self.builder.call(function, [a, b, c])
 
+    def fetch(self, pointer: Any) -> None:
+        """Ask for the cache line at `pointer`."""
+        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0i8")
+        # For reading (0), to be kept in all caches (3), data (1).
+        hints = [ir.Constant(word, n) for n in (0, 3, 1)]
+        self.builder.call(function, [self.builder.bitcast(pointer, byte), *hints])
+
     def zero(self) -> Any:
         return ir.Constant(self.vector, [0.0] * self.lanes)
 
@@ -257,23 +266,26 @@ def _product_tile(
     )  # fmt: skip
 
 
-def _dot_tile(typing_context, rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count):
+def _dot_tile(typing_context, rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count, fetched):
     """``out[a, r] = Σ_v X[a, v]·Y[r, v]`` for `rows` rows a and four rows r, over `count` vectors.
 
     Row a of X starts at ``X[x0 + a·x_row]``, row r of Y at ``Y[y0 + r·y_row]``; element (a, r)
-    of out is ``out[o0 + a·o_row + r]``. `rows` is a constant of the compilation.
+    of out is ``out[o0 + a·o_row + r]``. Meanwhile the vectors from ``Y[fetched]`` on, which may
+    lie outside, are asked for. `rows` is a constant of the compilation.
     """
     n_rows = rows.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count = args
+        _, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count, fetched = args
         t = _Tile(context, builder, signature.args[1])
+        ahead = t.pointer(Y, fetched)
         x = [t.step(t.pointer(X, x0), a, x_row) for a in range(n_rows)]
         y = [t.step(t.pointer(Y, y0), r, y_row) for r in range(4)]
 
         def body(k: Any, sums: list[Any]) -> list[Any]:
             xs = [t.load(t.step(pointer, k, t.lanes)) for pointer in x]
             ys = [t.load(t.step(pointer, k, t.lanes)) for pointer in y]
+            t.fetch(t.step(ahead, k, t.lanes))
             return [
                 t.multiply_add(xs[a], ys[r], sums[a * 4 + r])
                 for a in range(n_rows)
@@ -287,7 +299,10 @@ def _dot_tile(typing_context, rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, 
         return context.get_dummy_value()
 
     index = types.intp
-    return types.void(rows, X, index, index, Y, index, index, out, index, index, index), codegen
+    return (
+        types.void(rows, X, index, index, Y, index, index, out, index, index, index, index),
+        codegen,
+    )
 
 
 def _turn_tile(typing_context, X, x0, x_row, rows, out, o0, o_row):
@@ -318,14 +333,8 @@ def _fetch(typing_context, array, start):
     """Ask for the cache line of ``array[start]``, which may lie outside: nothing happens then."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _Tile(context, builder, signature.args[0]).pointer(*args)
-        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        # For reading (0), to be kept in all caches (3), data (1).
-        builder.call(
-            function, [builder.bitcast(pointer, byte), *(ir.Constant(word, n) for n in (0, 3, 1))]
-        )
+        t = _Tile(context, builder, signature.args[0])
+        t.fetch(t.pointer(*args))
         return context.get_dummy_value()
 
     return types.void(array, types.intp), codegen
@@ -350,7 +359,7 @@ def _plain_turn_tile(X, x0, x_row, rows, out, o0, o_row):
             out[o0 + c * o_row + r] = X[x0 + r * x_row + c] if r < rows else 0
 
 
-def _plain_dot_tile(rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count):
+def _plain_dot_tile(rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count, fetched):
     """Do what `_dot_tile` does, in NumPy, for runs with JIT switched off."""
     width = count * lanes(out.dtype)
     for a in range(rows):

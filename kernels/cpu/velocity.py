@@ -59,7 +59,7 @@ def update_layers_with_velocity(
                 lane, ZERO, layers[layer, VECTORS], MORE,
             )  # fmt: skip
             _move(rows, speed, rates[layer], momentum, nesterov)
-        clear_costate_padding(layers, layer, D, q_padded, begin, end)
+        clear_costate_padding(layers, layer, D, ZERO, q_padded, begin, end)
         C, D = D, C
         meet(meeting, team)
     stride = layers[last, STRIDE]

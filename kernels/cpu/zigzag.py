@@ -25,6 +25,7 @@ from .chain import (
     MORE,
     NEAR_TERMS,
     ONE,
+    TWO,
     ZERO,
     add_layer_rows,
     add_product,
@@ -121,7 +122,7 @@ def _down(
     g = rank * q_padded * wide
     dot_blocks(
         products, source, above, before, source, above, gram, g, wide, q_padded, wide,
-        above // lane,
+        above // lane, ZERO, ZERO,
     )  # fmt: skip
     if decay != 1:
         scale_columns(products, target, stride, q_padded, begin * lane, end * lane, decay)
@@ -150,7 +151,7 @@ def sweep_up(
                 weights, layers, products, before, costates, prefixes, C, D, scratch, layer, row,
                 rows, decay, owing, d_padded, q_padded, rank, lane,
             )  # fmt: skip
-        finish_costate(layers, layer, D, rates, q, q_padded, begin, end)
+        finish_costate(layers, layer, D, ZERO, rates, q_padded, begin, end)
         C, D = D, C
         meet(meeting, team)
     stride = layers[last, STRIDE]
@@ -162,7 +163,7 @@ def sweep_up(
             weights, layers[last, OFFSET], stride,
             prefixes, _prefix_offset(layers, last, q_padded, d_padded), stride,
             products, layers[0, PRODUCT], layers[0, STRIDE], q_padded, d_padded,
-            layers[last, VECTORS],
+            layers[last, VECTORS], ZERO, ZERO,
         )  # fmt: skip
 
 
@@ -185,7 +186,7 @@ def _up(
     there = _prefix_offset(layers, layer + 1, q_padded, d_padded)
     dot_blocks(
         prefixes, here, stride, weights, w, stride, prefixes, there + row, above, d_padded, rows,
-        vectors,
+        vectors, rows * stride, TWO,
     )  # fmt: skip
 
 

@@ -12,17 +12,17 @@ def chain(width, depth, dtype="float32", d=16, q=10):
 
 
 @pytest.mark.parametrize(
-    ("width", "depth", "kernel", "team"),
+    ("width", "depth", "kernel", "team", "sharing"),
     [
-        (1000, 50, "zigzag", 2),  # 200 MB: traffic counts
-        (300, 30, "two-pass", 2),  # 11 MB: in cache, arithmetic counts
-        (26, 700, "two-pass", 1),  # a meeting costs more than half a layer
-        (100, 4, "two-pass", 1),
+        (1000, 50, "zigzag", 2, "layers"),  # 200 MB: traffic counts
+        (300, 30, "two-pass", 2, "layers"),  # 11 MB: in cache, arithmetic counts
+        (26, 700, "two-pass", 2, "rows"),  # a meeting costs more than half a layer
+        (10, 3, "two-pass", 1, "layers"),  # too small for company
     ],
 )
-def test_known_sizes(width, depth, kernel, team):
+def test_known_sizes(width, depth, kernel, team, sharing):
     choice = choose(chain(width, depth), 2)
-    assert (choice.kernel, choice.team) == (kernel, team)
+    assert (choice.kernel, choice.team, choice.sharing) == (kernel, team, sharing)
     assert kernel in choice.reason
     assert "ms a step expected" in choice.reason
 
@@ -56,4 +56,5 @@ def test_costs_grow_with_work_and_shrink_with_threads(dtype):
     for kernel in ("two-pass", "zigzag"):
         assert step_seconds(small, kernel, 1) < step_seconds(large, kernel, 1)
         assert step_seconds(large, kernel, 2) < step_seconds(large, kernel, 1)
+    assert step_seconds(large, "two-pass", 2, "rows") < step_seconds(large, "two-pass", 1)
     assert set(COSTS.flops_per_second) == {"float32", "float64"}

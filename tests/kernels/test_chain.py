@@ -74,13 +74,18 @@ def test_the_oracle_is_the_finite_difference(widths, rng):
             assert g[index] == pytest.approx((values[0] - values[1]) / (2 * h), abs=1e-8)
 
 
-@pytest.mark.parametrize("q", range(1, 40))
-def test_padded_rows_are_made_of_tiles(q):
-    left = layout.pad_rows(q)
+@pytest.mark.parametrize("far", [False, True])
+@pytest.mark.parametrize("q", range(1, 70))
+def test_rows_are_made_of_strips(q, far):
+    left, strips = layout.pad_rows(q), []
     assert q <= left <= q + 2
     while left:
-        left -= chain.strip_rows(left)
+        strips.append(chain.strip_rows(left, far))
+        left -= strips[-1]
         assert left >= 0
+    assert set(strips) <= {1, 2, 4, 5}
+    assert sum(n < 4 for n in strips) <= (2 if q < 4 else 0)
+    assert not (far and q % 4 == 0 and 5 in strips)
 
 
 def test_padded_columns_stay_zero(rng):

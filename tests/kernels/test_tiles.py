@@ -20,7 +20,7 @@ def product(rows, X, x_row, x_k, Y, y_k, out, o_row, count, fresh):
 
 @numba.njit
 def dot(X, x_row, Y, y_row, out, o_row, count):
-    tiles.dot_tile(2, X, 0, x_row, Y, 0, y_row, out, 0, o_row, count)
+    tiles.dot_tile(2, X, 0, x_row, Y, 0, y_row, out, 0, o_row, count, 10**6)
 
 
 @numba.njit
