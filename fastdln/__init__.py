@@ -20,7 +20,7 @@ _HOMES = {
     "initialize": "initialization",
     "train": "training",
     "train_many": "many",
-    "TrainResult": "training",
+    "TrainResult": "result",
     "haar_orthogonal": "haar",
     "HaarReflectors": "haar",
     "sweep": "sweeps",

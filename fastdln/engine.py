@@ -137,7 +137,7 @@ class Descent:
         self.losses = np.empty(steps + 1)
         self.step = -1
         self._fused = isinstance(objective, ReducedRegression) and not (schedule or rule.adam)
-        plain = self._fused and self._moving.plain
+        plain = plain_regression(objective, rule) and not schedule
         self.choice: Choice = choose(
             self.chain.layout, parallel.threads(), kernel=kernel, plain=plain
         )
@@ -195,7 +195,10 @@ class Descent:
     def _regression_work(self, scratch: np.ndarray) -> Callable[..., int]:
         """Return what takes a member of the team through many steps of a regression."""
         chain, moving = self.chain, self._moving
-        problem = (*self._scale_and_target(), self._objective.constant, self.losses)
+        problem = (
+            *turned_regression(self._objective, chain.mirrored), self._objective.constant,
+            self.losses,
+        )  # fmt: skip
         if self.choice.kernel == "zigzag":
             return self._zigzag_work(problem)
         if moving.plain:
@@ -231,13 +234,6 @@ class Descent:
             return descend_by_rows(*shared, *motion, *problem, *span, floor, *member)
 
         return work
-
-    def _scale_and_target(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return S and T of the regression, transposed where the chain is mirrored."""
-        problem = self._objective
-        scale = np.broadcast_to(problem.scale, problem.target.shape)
-        S, T = (a.T if self.chain.mirrored else a for a in (scale, problem.target))
-        return np.ascontiguousarray(S), np.ascontiguousarray(T)
 
     def _stepwise(self, scratch: tuple[np.ndarray, ...]) -> Advance:
         """Return what takes one step after the other, with an objective in between."""
@@ -277,6 +273,20 @@ class Descent:
                 G = self._objective.batch_gradient(M, self._schedule(self.step))
             factor = -float(self._moving.rates[0]) if self._moving.plain else 1.0
             chain.put_gradient(G, factor)
+
+
+def plain_regression(objective: Any, rule: Rule) -> bool:
+    """Return whether this is gradient descent without momentum on a regression."""
+    return isinstance(objective, ReducedRegression) and not (rule.adam or rule.momentum)
+
+
+def turned_regression(
+    objective: ReducedRegression, mirrored: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return S and T of a regression as kernels take them, transposed for a mirrored chain."""
+    scale = np.broadcast_to(objective.scale, objective.target.shape)
+    S, T = (a.T if mirrored else a for a in (scale, objective.target))
+    return np.ascontiguousarray(S), np.ascontiguousarray(T)
 
 
 def together(pool: ThreadPoolExecutor, team: int, work: Callable[..., Any]) -> Any:

@@ -95,6 +95,6 @@ def _timed(setting: "Setting", cells: Sequence[Cell], steps: int) -> float:
     # At a step size this small no network converges or diverges within the measurement.
     probe = replace(setting, steps=steps, record_steps=(0,), learning_rate=1e-12)
     begin = time.perf_counter()
-    for _ in Threads(len(cells)).results(probe.train, cells):
+    for _ in Threads(len(cells)).results(probe.train, [(cell,) for cell in cells]):
         pass
     return time.perf_counter() - begin

@@ -20,9 +20,9 @@ from .objective import on_inputs
 from .random import seed_key
 from .regression import ReducedRegression
 from .start import Draw
-from .training import learning_rate_or_default, relative_floor
+from .task import learning_rate_or_default, relative_floor
+from .workers import Bundle, Results
 from .workers import Job as CellJob
-from .workers import Results
 
 if TYPE_CHECKING:
     from .sweeps import Setting
@@ -53,12 +53,13 @@ class OneCard:
         self.running: dict[Cell, int] = {}
         self._card, self._setting, self._given = card, setting, launcher
 
-    def results(self, job: CellJob, cells: Sequence[Cell]) -> Results:
+    def results(self, job: CellJob, bundles: Sequence[Bundle]) -> Results:
         """Yield (cell, values) as cells finish, and None in between.
 
         `job` trains the cells that are not trained together. Training ends where the caller
         stops listening.
         """
+        cells = [cell for bundle in bundles for cell in bundle]
         with nullcontext() if self._given is not None else on_card(self._card):
             launcher = self._given or Launcher(self._card, np.dtype(self._setting.dtype))
             together = [cell for cell in cells if self._batched(launcher, cell)]
@@ -66,7 +67,7 @@ class OneCard:
                 yield from self._batch(launcher, together)
         for cell in cells:
             if cell not in set(together):
-                yield cell, job(cell, None)
+                yield from job((cell,), None)
 
     def _batched(self, launcher: Any, cell: Cell) -> bool:
         """Return whether a cell is trained together with others."""

@@ -23,8 +23,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastdln.kernels.cpu.chain import FAR
-from fastdln.kernels.cpu.layout import Layout
+from fastdln.kernels.cpu.chain import FAR, TURNED_VECTORS
+from fastdln.kernels.cpu.layout import VECTORS, Layout
+from fastdln.kernels.cpu.tiles import lanes
 
 from . import check
 
@@ -35,6 +36,11 @@ MOST_EXTRA = 0.1
 _SHARED = {"layers": "every layer", "rows": "the rows of the products"}
 # The team for which kernels are compared.
 USUAL_TEAM = 2
+# Bytes of weights that may be in work side by side: at 26 × 200 in float32, two threads with 9 MB
+# each, it was no faster than one network after the other.
+MOST_SIDE_BY_SIDE = 6 * 2**20
+# Rate of multiply-adds side by side, over that of a network alone: measured at widths 10 to 32.
+LANES_RATE = 0.8
 # A larger team must be faster by this factor: its model errs, and it takes a processor from others.
 TEAM_GAIN = 1.2
 
@@ -149,6 +155,33 @@ def _company(layout: Layout, zigzag: bool, team: int, sharing: str, costs: Costs
         return (layout.depth * (1 if zigzag else 2) + 2) * costs.seconds_per_meeting
     fetched = layout.size * layout.dtype.itemsize * (team - 1) / team
     return 2 * costs.seconds_per_meeting + fetched * costs.seconds_per_shared_byte
+
+
+def fits_side_by_side(layout: Layout) -> bool:
+    """Return whether networks of this layout may be trained one in each vector lane.
+
+    All layers must be so narrow that one network alone transposes them, and what is in work must
+    stay in cache beside what another thread has in work.
+    """
+    narrow = int(layout.layers[:, VECTORS].max()) <= TURNED_VECTORS
+    return narrow and _lanes_size(layout) * layout.dtype.itemsize <= MOST_SIDE_BY_SIDE
+
+
+def worth_going_side_by_side(layout: Layout, count: int, costs: Costs = COSTS) -> bool:
+    """Return whether so many networks train faster side by side than one after the other.
+
+    Lanes that are left empty cost as much as the others.
+    """
+    rounds = -(-count // lanes(layout.dtype))
+    flops = 6.0 * layout.q * _lanes_size(layout)
+    seconds = flops / (LANES_RATE * costs.flops_per_second[layout.dtype.name])
+    return rounds * seconds < count * step_seconds(layout, "two-pass", 1, costs=costs)
+
+
+def _lanes_size(layout: Layout) -> int:
+    """Return the numbers in the layers of as many networks as there are lanes, unpadded."""
+    n = layout.widths
+    return lanes(layout.dtype) * sum(a * b for a, b in zip(n, n[1:], strict=False))
 
 
 def extra_memory(layout: Layout) -> float:

@@ -1,5 +1,6 @@
 """What a training run will do and cost, decided before anything is drawn."""
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,6 +192,7 @@ def _reduced_plan(
     return Plan("reduced", reason, widths, full, dtype, flops(layout), size)
 
 
+@functools.lru_cache(maxsize=256)  # the networks of a sweep or a batch share theirs
 def chain_layout(widths: tuple[int, ...], dtype: np.dtype) -> Layout:
     """Return the layout the chain of these `widths` is trained in, mirrored where d < d_y."""
     return make_layout(widths[::-1] if widths[0] < widths[-1] else widths, dtype)

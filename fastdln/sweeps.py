@@ -1,7 +1,8 @@
 """Training every network of a grid init × width × depth × seed, interruptible at any moment."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,13 +16,18 @@ from . import check, memory, parallel
 from .cells import Cell, Grid, default_record_steps, recorded
 from .objective import Objective, check_objective
 from .progress import Tally, reporter
-from .workers import Callback, Cluster, Threads
+from .workers import Bundle, Cluster, Report, Threads
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from .plan import Plan
+    from .result import TrainResult
     from .rules import Rule
+    from .task import Preparation, Task
+
+# One value for each variable of a dataset.
+Values = dict[str, Any]
 
 RULE_OPTIONS: dict[str, Any] = {
     "optimizer": "gd",
@@ -133,7 +139,7 @@ def sweep(
     )
     pool = _pool(client, workers, setting)
     plans = setting.plans(grid.cells())
-    _require_memory(pool, plans.values(), grid)
+    _require_memory(pool, setting, plans, grid)
     with ExitStack() as stack:
         keeper = _keeper(grid, setting.attributes(grid), store)
         stack.callback(keeper.close)
@@ -237,24 +243,60 @@ class Setting:
     def _problem_name(self) -> str:
         return f"{type(self.problem).__name__}(d_x={self.problem.d_x}, d_y={self.problem.d_y})"
 
-    def train(self, cell: Cell, callback: Callback | None = None) -> dict[str, Any]:
-        """Train a cell and return its values, one for each variable of the dataset."""
-        from .training import train
+    @property
+    def objective(self) -> Any:
+        """The problem on the span of its inputs, as networks see it."""
+        from .objective import on_inputs
 
-        result = train(
+        return on_inputs(self.problem, whole=not self.rule.equivariant)
+
+    @property
+    def batch_size(self) -> int | None:
+        """Samples of a step, None for all."""
+        return self.options["batch_size"]
+
+    @property
+    def kernel(self) -> str:
+        """The kernel asked for."""
+        return self.options["kernel"]
+
+    def train(self, bundle: Bundle, report: Report | None = None) -> Iterator[tuple[Cell, Values]]:
+        """Train cells, several side by side, and yield the values of each as it ends."""
+        if len(bundle) == 1:
+            (cell,) = bundle
+            callback = None if report is None else lambda step, loss: report(cell, step)
+            yield cell, self._values(self._task(cell).run(callback))
+            return
+        from .side_by_side import SideBySide
+
+        tasks = ((cell, self._task(cell)) for cell in bundle)
+        example = self._preparation(bundle[0])
+        side_by_side = SideBySide[Cell](example, len(bundle))
+        tell = None if report is None else lambda cell, step, loss: report(cell, step)
+        for cell, result in side_by_side.run(tasks, tell):
+            yield cell, self._values(result)
+
+    def _preparation(self, cell: Cell) -> "Preparation":
+        from .task import prepare
+
+        return prepare(
             self.problem,
             width=cell.width,
             depth=cell.depth,
             init=cell.init,
             steps=self.steps,
-            learning_rate=self.learning_rate,
-            seed=cell.seed,
             dtype=self.dtype,
             device=self.device,
             method=self.method,
-            callback=callback,
             **self.options,
         )
+
+    def _task(self, cell: Cell) -> "Task":
+        begun = time.perf_counter()
+        return self._preparation(cell).task(cell.seed, self.learning_rate, begun)
+
+    def _values(self, result: "TrainResult") -> Values:
+        """Return one value for each variable of the dataset."""
         return {
             "loss": recorded(result.loss, result.status, np.array(self.record_steps)),
             "initial_loss": result.loss[0],
@@ -270,7 +312,7 @@ def _checked_options(problem: Objective, options: Mapping[str, Any]) -> dict[str
     """Return all options of `fastdln.train`, each checked at the door."""
     from .kernel_choice import KERNELS
     from .rules import Rule
-    from .training import minibatches
+    from .task import minibatches
 
     unknown = [name for name in options if name not in OPTIONS]
     if unknown:
@@ -359,8 +401,11 @@ def _run(
     progress: bool,
 ) -> None:
     """Train the pending cells, the most expensive first, so that none is left to the end alone."""
+    from .bundles import bundles
+
     costs = {c: work(p, setting.steps) for c, p in plans.items() if keeper.pending(c)}
-    order = sorted(costs, key=costs.__getitem__, reverse=True)
+    order = bundles(setting, plans, list(costs), pool.count)
+    order.sort(key=lambda bundle: sum(costs[cell] for cell in bundle), reverse=True)
     tally = Tally(costs, setting.steps, finished=len(plans) - len(costs))
     if not order:
         return
@@ -406,9 +451,12 @@ def _pool(client: Any, workers: Any, setting: Setting) -> Any:
     return Cluster(client)
 
 
-def _require_memory(pool: Any, plans: Iterable["Plan"], grid: Grid) -> None:
+def _require_memory(pool: Any, setting: Setting, plans: "dict[Cell, Plan]", grid: Grid) -> None:
     """Raise MemoryError if the largest networks, trained at the same time, would not fit."""
-    sizes = sorted((plan.bytes for plan in plans), reverse=True)
+    from .bundles import bundle_bytes, bundles
+
+    found = bundles(setting, plans, list(plans), pool.count)
+    sizes = sorted((bundle_bytes(bundle, plans) for bundle in found), reverse=True)
     results = grid.bytes
     if isinstance(pool, Threads):
         count = min(pool.count, len(sizes))

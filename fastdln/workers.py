@@ -3,16 +3,18 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from . import parallel
 from .cells import Cell
 
-# A job takes a cell and a callback and returns the cell's values; the callback, called a few
-# times a second with (step, loss), is how it learns that it should stop.
-Callback = Callable[[int, float], None]
-Job = Callable[[Cell, Callback | None], dict[str, Any]]
+# Told a few times a second which step a cell has reached; raises where training should stop.
+Report = Callable[[Cell, int], None]
+# Cells that are trained together by one thread; mostly a single one.
+Bundle = tuple[Cell, ...]
+# A job takes a bundle and yields every cell's values as soon as it has them.
+Job = Callable[[Bundle, Report | None], Iterator[tuple[Cell, dict[str, Any]]]]
 
 Results = Generator[tuple[Cell, Any] | None, None, None]
 
@@ -22,7 +24,7 @@ TICK = 0.2
 
 
 class Threads:
-    """Cells on `count` threads of this process, each cell on one thread.
+    """Cells on `count` threads of this process, each bundle on one thread.
 
     The threads are daemons: a cell that cannot be told to stop (it is being initialised, say)
     does not keep an interrupted program alive.
@@ -38,54 +40,51 @@ class Threads:
         self.running: dict[Cell, int] = {}
         self._stop = threading.Event()
 
-    def results(self, job: Job, cells: Sequence[Cell]) -> Results:
+    def results(self, job: Job, bundles: Sequence[Bundle]) -> Results:
         """Yield (cell, values) as cells finish, and None at least every `TICK` seconds.
 
         A cell's exception is raised here. When the caller stops listening, for whatever
         reason, cells in work stop at their next callback, and are waited for for a second.
         """
-        tasks: queue.SimpleQueue[Cell] = queue.SimpleQueue()
+        tasks: queue.SimpleQueue[Bundle] = queue.SimpleQueue()
         done: queue.SimpleQueue[tuple[Cell, Any]] = queue.SimpleQueue()
-        for cell in cells:
-            tasks.put(cell)
+        for bundle in bundles:
+            tasks.put(bundle)
         threads = [
             threading.Thread(
                 target=self._work, args=(job, tasks, done), name=f"fastdln-{i}", daemon=True
             )
-            for i in range(min(self.count, len(cells)))
+            for i in range(min(self.count, len(bundles)))
         ]
         for thread in threads:
             thread.start()
         try:
-            yield from _collect(done, len(cells))
+            yield from _collect(done, sum(map(len, bundles)))
         finally:
             self._stop.set()
             deadline = time.monotonic() + 1
             for thread in threads:
                 thread.join(max(deadline - time.monotonic(), 0))
 
-    def _work(self, job: Job, tasks: "queue.SimpleQueue[Cell]", done: Any) -> None:
+    def _work(self, job: Job, tasks: "queue.SimpleQueue[Bundle]", done: Any) -> None:
         with parallel.limited(1):
             while not self._stop.is_set():
                 try:
-                    cell = tasks.get_nowait()
+                    bundle = tasks.get_nowait()
                 except queue.Empty:
                     return
-                self.running[cell] = 0
+                self.running[bundle[0]] = 0
                 try:
-                    outcome: Any = job(cell, self._callback(cell))
+                    for cell, values in job(bundle, self._report):
+                        self.running.pop(cell, None)
+                        done.put((cell, values))
                 except BaseException as error:  # handed to the caller, who raises it
-                    outcome = error
-                del self.running[cell]
-                done.put((cell, outcome))
+                    done.put((bundle[0], error))
 
-    def _callback(self, cell: Cell) -> Callback:
-        def report(step: int, loss: float) -> None:
-            if self._stop.is_set():
-                raise KeyboardInterrupt
-            self.running[cell] = step
-
-        return report
+    def _report(self, cell: Cell, step: int) -> None:
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+        self.running[cell] = step
 
 
 def _collect(done: Any, count: int) -> Results:
@@ -129,7 +128,7 @@ class Cluster:
         workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
         return [(w["nthreads"], w["memory_limit"] or 0) for w in workers]
 
-    def results(self, job: Job, cells: Sequence[Cell]) -> Results:
+    def results(self, job: Job, bundles: Sequence[Bundle]) -> Results:
         """Yield (cell, values) as cells finish, and None at least every `TICK` seconds."""
         done: queue.SimpleQueue[tuple[Cell, Any]] = queue.SimpleQueue()
         # The job carries the data: it travels to each worker once, not with every cell.
@@ -137,29 +136,30 @@ class Cluster:
         # priority: the first cells are the most expensive.
         carried = self._client.scatter(job, broadcast=True)
         futures = [
-            self._client.submit(_alone, carried, cell, pure=False, priority=-i)
-            for i, cell in enumerate(cells)
+            self._client.submit(_alone, carried, bundle, pure=False, priority=-i)
+            for i, bundle in enumerate(bundles)
         ]
-        for future, cell in zip(futures, cells, strict=True):
-            future.add_done_callback(_deliver(done, cell))
+        for future, bundle in zip(futures, bundles, strict=True):
+            future.add_done_callback(_deliver(done, bundle))
         try:
-            yield from _collect(done, len(cells))
+            yield from _collect(done, sum(map(len, bundles)))
         finally:
             for future in futures:
                 future.cancel()
 
 
-def _alone(job: Job, cell: Cell) -> dict[str, Any]:
-    """Run one cell on one thread: a cluster's worker counts its threads itself."""
+def _alone(job: Job, bundle: Bundle) -> list[tuple[Cell, dict[str, Any]]]:
+    """Run one bundle on one thread: a cluster's worker counts its threads itself."""
     with parallel.limited(1):
-        return job(cell, None)
+        return list(job(bundle, None))
 
 
-def _deliver(done: Any, cell: Cell) -> Callable[[Any], None]:
+def _deliver(done: Any, bundle: Bundle) -> Callable[[Any], None]:
     def deliver(future: Any) -> None:
         try:
-            done.put((cell, future.result()))
+            for found in future.result():
+                done.put(found)
         except BaseException as error:  # handed to the caller, who raises it
-            done.put((cell, error))
+            done.put((bundle[0], error))
 
     return deliver

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastdln
-from fastdln import parallel
+from fastdln import many, parallel
 from fastdln.many import train_many
 
 
@@ -16,24 +16,85 @@ def problem(rng):
 OPTIONS = {"width": 20, "depth": 3, "init": "gaussian", "steps": 8}
 
 
+def same(got, alone):
+    np.testing.assert_array_equal(got.loss, alone.loss)
+    assert (got.status, got.steps_taken) == (alone.status, alone.steps_taken)
+    for a, b in zip(got.network.weights, alone.network.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(params=["side by side", "alone"])
+def company(request, monkeypatch):
+    wanted = request.param == "side by side"
+    monkeypatch.setattr(many, "worth_going_side_by_side", lambda layout, count: wanted)
+    return wanted
+
+
 @pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")  # with JIT off
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_together_as_alone(problem, threads, dtype):
+def test_together_as_alone(problem, threads, dtype, company):
     rates = [1e-3, 1e-2, 1e30, 1e-3, None]
     seeds = [0, 1, 2, 0, 7]
+    # float64 has at most half as many numbers in two vectors.
+    options = OPTIONS | {"dtype": dtype, "tolerance": 0.5, "width": 20 if dtype == "float32" else 9}
     with parallel.limited(threads):
-        together = train_many(
-            problem, seeds=seeds, learning_rates=rates, dtype=dtype, tolerance=0.5, **OPTIONS
-        )
+        together = train_many(problem, seeds=seeds, learning_rates=rates, **options)
     for seed, rate, got in zip(seeds, rates, together, strict=True):
-        alone = fastdln.train(
-            problem, seed=seed, learning_rate=rate, dtype=dtype, tolerance=0.5, **OPTIONS
-        )
-        np.testing.assert_array_equal(got.loss, alone.loss)
-        assert got.status == alone.status
-        for a, b in zip(got.network.weights, alone.network.weights, strict=True):
-            np.testing.assert_array_equal(a, b)
+        same(got, fastdln.train(problem, seed=seed, learning_rate=rate, **options))
     assert together[2].status == "diverged"
+
+
+# Mirrored (fewer inputs than outputs), a single layer, widths that differ, reduced, one input and
+# output, weight decay; no steps at all; so many that lanes are filled anew as networks converge.
+CASES = {
+    "mirrored": ((2, 5), {"width": 7, "depth": 3, "init": "gaussian"}),
+    "a layer": ((4, 3), {"depth": 1, "init": "gaussian"}),
+    "widths": ((3, 3), {"width": [5, 1, 8], "init": "gaussian"}),
+    "reduced": ((3, 2), {"width": 50, "depth": 4, "init": "orthogonal"}),
+    "numbers": ((1, 1), {"width": 1, "depth": 3, "init": "gaussian"}),
+    "decay": ((4, 3), {"width": 6, "depth": 3, "weight_decay": 0.5}),
+    "no steps": ((4, 3), {"width": 6, "depth": 3, "steps": 0}),
+    "anew": ((4, 3), {"width": 6, "depth": 2, "steps": 300, "tolerance": 0.3}),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_all_kinds_of_networks_go_side_by_side(case, dtype, monkeypatch, rng):
+    monkeypatch.setattr(many, "worth_going_side_by_side", lambda layout, count: True)
+    (d_x, d_y), options = case
+    problem = fastdln.Regression(rng.standard_normal((d_x, 9)), rng.standard_normal((d_y, 9)))
+    options = {"steps": 20, "dtype": dtype, **options}
+    rates = list(np.geomspace(1e-4, 1e-2, 37))
+    together = train_many(problem, seeds=range(37), learning_rates=rates, **options)
+    for seed, rate, got in zip(range(37), rates, together, strict=True):
+        same(got, fastdln.train(problem, seed=seed, learning_rate=rate, **options))
+    if options.get("tolerance"):
+        assert len({got.steps_taken for got in together}) > 5
+
+
+def test_what_cannot_go_side_by_side_goes_alone(problem, monkeypatch):
+    monkeypatch.setattr(many, "worth_going_side_by_side", lambda layout, count: True)
+    for more in ({"momentum": 0.5}, {"batch_size": 2}, {"width": 100}, {"optimizer": "adam"},
+                 {"kernel": "zigzag"}):  # fmt: skip
+        options = OPTIONS | more
+        (got,) = train_many(problem, seeds=[3], learning_rates=1e-3, **options)
+        same(got, fastdln.train(problem, seed=3, learning_rate=1e-3, **options))
+
+
+def test_a_callback_hears_of_every_network_and_may_stop(problem, company):
+    heard = []
+
+    def callback(step, loss):
+        heard.append((step, loss))
+
+    train_many(problem, seeds=range(3), callback=callback, **OPTIONS)
+    assert sum(step == OPTIONS["steps"] for step, _ in heard) == 3
+
+    def stop(step, loss):
+        raise InterruptedError("enough")
+
+    with pytest.raises(InterruptedError, match="enough"):
+        train_many(problem, seeds=range(3), callback=stop, **OPTIONS)
 
 
 def test_one_rate_serves_all_and_no_network_is_none(problem):

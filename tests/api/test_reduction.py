@@ -98,7 +98,7 @@ def test_minibatches_are_the_seeded_schedule(method, rng):
     problem = make_problem(6, 3, 20, rng)
     network = fastdln.initialize(6, 3, width=15, depth=4, seed=2)
     from fastdln.random import seed_key
-    from fastdln.training import minibatches
+    from fastdln.task import minibatches
 
     schedule = minibatches(problem, 7, seed_key(2))
 
@@ -116,7 +116,7 @@ def test_minibatches_are_the_seeded_schedule(method, rng):
 
 
 def test_an_epoch_takes_every_sample_once(rng):
-    from fastdln.training import minibatches
+    from fastdln.task import minibatches
 
     problem = make_problem(3, 2, 12, rng)
     batch = minibatches(problem, 4, key=5)

@@ -12,7 +12,7 @@ import sweep_cases
 from sweep_cases import run, same
 
 import fastdln
-from fastdln import memory, parallel, store, sweeps
+from fastdln import bundles, memory, parallel, store, sweeps
 from fastdln.cells import default_record_steps, recorded
 from fastdln.progress import Tally, duration
 from fastdln.training import train
@@ -43,6 +43,29 @@ def test_every_cell_is_what_train_computes():
         assert (cell.status, cell.steps_taken) == (r.status, r.steps_taken)
         assert cell.method == r.method
         assert cell.seconds > 0
+
+
+def test_cells_of_one_shape_go_side_by_side_with_the_bits_of_cells_alone(monkeypatch):
+    sizes = []
+    real = sweeps.Setting.train
+
+    def noted(self, bundle, report=None):
+        sizes.append(len(bundle))
+        return real(self, bundle, report)
+
+    monkeypatch.setattr(sweeps.Setting, "train", noted)
+    options = {
+        "seeds": range(9), "workers": 2, "dtype": "float32", "depths": [1, 4], "steps": 200,
+        "learning_rate": 1e-3,
+    }  # fmt: skip
+    together = run(**options)
+    assert max(sizes) > 1
+    assert sum(sizes) == together.status.size
+    monkeypatch.setattr(bundles, "worth_going_side_by_side", lambda layout, count: False)
+    sizes.clear()
+    alone = run(**options)
+    assert max(sizes) == 1
+    assert same(together, alone)
 
 
 class Distance:
@@ -125,9 +148,9 @@ def test_the_most_expensive_cells_come_first(monkeypatch):
     order = []
     real = sweeps.Setting.train
 
-    def noted(self, cell, callback=None):
-        order.append((cell.width, cell.depth))
-        return real(self, cell, callback)
+    def noted(self, bundle, report=None):
+        order.extend((cell.width, cell.depth) for cell in bundle)
+        return real(self, bundle, report)
 
     monkeypatch.setattr(sweeps.Setting, "train", noted)
     run(workers=1, inits=["gaussian"])
@@ -136,7 +159,7 @@ def test_the_most_expensive_cells_come_first(monkeypatch):
 
 
 def test_an_error_in_a_cell_is_raised(monkeypatch):
-    def failing(self, cell, callback=None):
+    def failing(self, bundle, report=None):
         raise MemoryError("no room")
 
     monkeypatch.setattr(sweeps.Setting, "train", failing)

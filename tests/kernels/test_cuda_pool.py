@@ -31,13 +31,13 @@ def test_cells_have_the_values_of_the_cpu(options, rng):
     work = cells(["gaussian", "orthogonal", "balanced"], [4, 9], [1, 3, 4])
     pool = OneCard(ShimLauncher.card, setting, ShimLauncher("float64"))
     found = {}
-    for result in pool.results(setting.train, work):
+    for result in pool.results(setting.train, [(cell,) for cell in work]):
         if result is not None:
             found[result[0]] = result[1]
     assert found.keys() == set(work)
     assert not pool.running
     for cell, values in found.items():
-        expected = setting.train(cell)
+        ((_, expected),) = setting.train((cell,))
         assert values.keys() == expected.keys()
         np.testing.assert_allclose(values["loss"], expected["loss"], rtol=1e-9)
         for name in ("learning_rate", "steps_taken", "method", "status"):

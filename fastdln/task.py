@@ -1,0 +1,267 @@
+"""A training run between its arguments and its result: checked and planned, then drawn, trained.
+
+`Preparation` is what runs of different seeds and learning rates have in common, so that many of
+them are checked and planned once; `Task` is one of these runs.
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import check, memory, theory
+from .engine import Callback, Descent, Schedule
+from .kernel_choice import KERNELS
+from .lifting import LiftedWeights, layer_shapes, lift
+from .network import Network
+from .objective import on_inputs
+from .plan import Plan, plan, plan_network
+from .random import Stream, seed_key, standard_normal, stream_id
+from .result import TrainResult
+from .rules import Rule
+from .start import Draw, Start, start_dense, start_drawn, start_restricted
+
+log = logging.getLogger("fastdln")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """All of a run but its seed and its learning rate, checked.
+
+    Attributes
+    ----------
+    problem, objective : Objective
+        As given, and on the span of its inputs.
+    plan : Plan
+    network : Network or None
+        The network to train, where it is not drawn.
+    bases : list of ndarray
+        Its invariant subspaces; empty where it is trained at full width.
+    init, gain
+        What a drawn network starts from.
+    rule : Rule
+    steps : int
+    tolerance : float
+        Relative loss at or below which the run has converged.
+    batch_size : int or None
+    device, kernel : str
+    """
+
+    problem: Any
+    objective: Any
+    plan: Plan
+    network: Network | None
+    bases: list[np.ndarray]
+    init: str
+    gain: float
+    rule: Rule
+    steps: int
+    tolerance: float
+    batch_size: int | None
+    device: str
+    kernel: str
+
+    def task(self, seed: Any, learning_rate: float | None, begun: float | None = None) -> "Task":
+        """Return the run with this seed and learning rate, its network drawn.
+
+        Its time counts from `begun`, or from now.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a seed or a learning rate out of range.
+        """
+        begun = time.perf_counter() if begun is None else begun
+        key = seed_key(seed)
+        depth = len(self.plan.full_widths) - 1
+        rate = learning_rate_or_default(self.problem, learning_rate, depth)
+        schedule = minibatches(self.problem, self.batch_size, key)
+        return Task(self, rate, schedule, self._start(key), begun)
+
+    def _start(self, key: int) -> Start:
+        basis = self.objective.basis
+        if self.network is None:
+            draw = Draw(self.plan.full_widths, self.init, key, self.plan.dtype, self.gain)
+            return start_drawn(draw, self.plan, basis)
+        if self.bases:
+            return start_restricted(self.network, self.bases, basis)
+        return start_dense(iter(self.network.weights), basis)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Rows of every layer of the full-width network, which decide its step size."""
+        return np.array(self.plan.full_widths[1:], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training run whose network has been drawn.
+
+    Attributes
+    ----------
+    preparation : Preparation
+    learning_rate : float
+    schedule : callable or None
+        From a step to the indices of its minibatch.
+    start : Start
+        The layers to train; they can be taken once.
+    begun : float
+        When it began, by `time.perf_counter`.
+    """
+
+    preparation: Preparation
+    learning_rate: float
+    schedule: Schedule | None
+    start: Start
+    begun: float
+
+    def run(self, callback: Callback | None = None) -> TrainResult:
+        """Train alone."""
+        p = self.preparation
+        descent = _engine(p.device, p.kernel)(
+            self.start.layers, p.plan.widths, p.plan.dtype, p.rows, self.learning_rate, p.rule,
+            p.objective, p.steps, p.tolerance, self.schedule,
+        )  # fmt: skip
+        descent.run(callback)
+        losses = descent.losses[: descent.step + 1].copy()  # not a view of all steps allowed
+        return self.result(losses, descent.status, descent.chain.layer)
+
+    def result(
+        self, losses: np.ndarray, status: str, layer: Callable[[int], np.ndarray]
+    ) -> TrainResult:
+        """Return the result of a run with these losses, whose trained layers `layer` returns."""
+        p, steps = self.preparation, losses.size - 1
+        return TrainResult(
+            loss=losses,
+            status=status,
+            steps_taken=steps,
+            seconds=time.perf_counter() - self.begun,
+            method=p.plan.method,
+            reason=p.plan.reason,
+            device=p.device,
+            learning_rate=self.learning_rate,
+            network=self._lifted(layer, steps),
+        )
+
+    def _lifted(self, layer: Callable[[int], np.ndarray], steps: int) -> Network:
+        """Return the trained network at full width, keeping no more than its weights need."""
+        p, widths = self.preparation, self.preparation.plan.full_widths
+        rule, rate = p.rule, self.learning_rate
+        form = lift(
+            self.start.origins, layer, lambda i: rule.complement(rate, widths[i + 1], steps)
+        )
+        return Network.trusted(LiftedWeights(layer_shapes(widths), p.plan.dtype, form))
+
+
+def prepare(
+    problem: Any,
+    *,
+    width: Any = None,
+    depth: int | None = None,
+    init: str = "orthogonal",
+    gain: float = 1.0,
+    steps: int = 10_000,
+    optimizer: str = "gd",
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    batch_size: int | None = None,
+    dtype: Any = None,
+    device: str = "cpu",
+    method: str = "auto",
+    kernel: str = "auto",
+    network: Network | None = None,
+    rank_tolerance: float | None = None,
+    tolerance: float | None = None,
+) -> Preparation:
+    """Check the arguments of `fastdln.train` and plan the run; raises as it does."""
+    check.one_of("kernel", kernel, KERNELS)
+    rule = Rule(optimizer, momentum, nesterov, weight_decay)
+    device = check.device(device)
+    steps = check.non_negative_integer("steps", steps)
+    gain = check.positive_number("gain", gain)
+    bases: list[np.ndarray] = []
+    if network is None:
+        chosen = plan(
+            problem, width=width, depth=depth, init=init, dtype=dtype or "float64",
+            method=method, rule=rule,
+        )  # fmt: skip
+    else:
+        if width is not None or depth is not None:
+            raise ValueError("width and depth must be left out where a network is given")
+        chosen, bases = plan_network(
+            problem, network, dtype=dtype, method=method, rule=rule, tolerance=rank_tolerance
+        )
+    floor = relative_floor(tolerance, chosen.dtype)
+    minibatches(problem, batch_size, key=0)  # only to check it
+    if device == "cpu":
+        free, what = memory.available(), f"training {_described(chosen)}"
+        memory.require(chosen.bytes, free, what, "reduce width or depth")
+    log.info("%s: %s", chosen.method, chosen.reason)
+    objective = on_inputs(problem, whole=not rule.equivariant)
+    return Preparation(
+        problem, objective, chosen, network, bases, init, gain, rule, steps, floor, batch_size,
+        device, kernel,
+    )  # fmt: skip
+
+
+def _engine(device: str, kernel: str) -> Callable[..., Any]:
+    """Return what makes a descent on this device; both kinds have the same interface."""
+    if device == "cpu":
+        return functools.partial(Descent, kernel=kernel)
+    if kernel != "auto":
+        raise ValueError(f"kernel chooses among the CPU's; on {device!r} it must be 'auto'")
+    from . import gpu, gpu_descent
+
+    return functools.partial(gpu_descent.Descent, card=gpu.require_gpu(device))
+
+
+def _described(chosen: Plan) -> str:
+    hidden = chosen.full_widths[1:-1]
+    return f"a network of depth {len(hidden) + 1} and width {max(hidden, default=0)}"
+
+
+def learning_rate_or_default(problem: Any, learning_rate: float | None, depth: int) -> float:
+    """Return the η given, checked, or the theorem's largest."""
+    if learning_rate is None:
+        return theory.learning_rate(problem, depth)
+    return check.positive_number("learning_rate", learning_rate)
+
+
+def relative_floor(tolerance: float | None, dtype: np.dtype) -> float:
+    """Return the relative loss at which a run of this dtype has converged."""
+    if tolerance is None:
+        return float((10 * np.finfo(dtype).eps) ** 2)
+    tolerance = check.non_negative_number("tolerance", tolerance)
+    if tolerance >= 1:
+        raise ValueError(f"tolerance must be less than 1, not {tolerance}")
+    return tolerance
+
+
+def minibatches(problem: Any, batch_size: int | None, key: int) -> Schedule | None:
+    """Return the seeded schedule of minibatches: from a step to the indices of its samples.
+
+    The permutation of an epoch orders normals of a stream of its own, so that it is the same in
+    every version and any step's batch can be found without those before it.
+    """
+    if batch_size is None:
+        return None
+    size = check.positive_integer("batch_size", batch_size)
+    if not hasattr(problem, "batch_gradient"):
+        raise TypeError(
+            f"a {type(problem).__name__} has no batch_gradient, so batch_size must be left out"
+        )
+    if size > problem.n:
+        raise ValueError(f"batch_size must be at most the {problem.n} samples, not {size}")
+    per_epoch = problem.n // size
+
+    def batch(step: int) -> np.ndarray:
+        epoch, part = divmod(step, per_epoch)
+        normals = standard_normal(key, stream_id(Stream.MINIBATCH, epoch), (problem.n,))
+        return np.argsort(normals, kind="stable")[part * size : (part + 1) * size]
+
+    return batch
