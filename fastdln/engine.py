@@ -22,6 +22,7 @@ from .kernel_choice import Choice, choose
 from .plan import chain_layout
 from .regression import ReducedRegression
 from .rules import Moving, Rule
+from .start import put
 
 log = logging.getLogger("fastdln")
 
@@ -45,12 +46,12 @@ class Chain:
     that its products have as few rows as can be.
     """
 
-    def __init__(self, layers: Iterable[np.ndarray], widths: tuple[int, ...], dtype: np.dtype):
+    def __init__(self, layers: Iterable[Any], widths: tuple[int, ...], dtype: np.dtype):
         self.mirrored = widths[0] < widths[-1]
         self.layout: Layout = chain_layout(widths, dtype)
         self.weights = aligned_zeros(self.layout.size, dtype)
         for i, layer in enumerate(layers):
-            self.layer(i)[:] = layer
+            put(layer, self.layer(i))
         self.products = aligned_zeros(self.layout.product_size, dtype)
         edge = self.layout.q_padded * self.layout.widest
         self.C, self.D = aligned_zeros(edge, dtype), aligned_zeros(edge, dtype)
@@ -97,8 +98,8 @@ class Descent:
 
     Parameters
     ----------
-    layers : iterable of ndarray
-        Normalised layers, input first; taken one by one and copied.
+    layers : iterable
+        Normalised layers, input first, as of a `Start`; taken one by one and copied.
     widths : tuple of int
         Columns of the first layer, then rows of every layer.
     rows : ndarray, shape (depth,)
@@ -116,7 +117,7 @@ class Descent:
 
     def __init__(
         self,
-        layers: Iterable[np.ndarray],
+        layers: Iterable[Any],
         widths: tuple[int, ...],
         dtype: np.dtype,
         rows: np.ndarray,

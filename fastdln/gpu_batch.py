@@ -15,6 +15,7 @@ from . import memory
 from .gpu_teams import choose_team
 from .regression import ReducedRegression
 from .rules import Rule
+from .start import whole
 
 log = logging.getLogger("fastdln")
 
@@ -211,7 +212,7 @@ def _loaded(
     )  # fmt: skip
     for i, job in enumerate(jobs):
         for j, layer in enumerate(job.draw()):
-            batch.layer(i, j)[...] = launcher.xp.asarray(layer, dtype=launcher.dtype)
+            batch.layer(i, j)[...] = launcher.xp.asarray(whole(layer), dtype=launcher.dtype)
     return batch
 
 

@@ -19,6 +19,7 @@ from .gpu_launch import Launcher
 from .gpu_teams import choose_team
 from .regression import ReducedRegression
 from .rules import Rule
+from .start import whole
 
 # Layers up to which the kernels of a step are recorded once and queued together.
 MOST_RECORDED = 4096
@@ -184,7 +185,7 @@ class _Sweeps:
             nesterov=rule.nesterov,
         )  # fmt: skip
         for i, layer in enumerate(job.draw()):
-            self._batch.layer(0, i)[...] = launcher.xp.asarray(layer, dtype=launcher.dtype)
+            self._batch.layer(0, i)[...] = launcher.xp.asarray(whole(layer), dtype=launcher.dtype)
         self._launcher, self._pace, self._one = launcher, Pace(launcher, self._batch), np.arange(1)
 
     def advance(self, step: int, goal: int) -> tuple[int, np.ndarray]:
@@ -236,7 +237,7 @@ class _Layers:
             launcher, launcher.xp, widths, launcher.dtype, moving, steps, tolerance, constant
         )
         for i, layer in enumerate(job.draw()):
-            self._place(i)[...] = launcher.xp.asarray(layer, dtype=launcher.dtype)
+            self._place(i)[...] = launcher.xp.asarray(whole(layer), dtype=launcher.dtype)
         self._begun = False
 
     def advance(self, step: int, goal: int) -> tuple[int, np.ndarray]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,8 @@ INITS = (
 )
 # Bytes of Haar matrices drawn as one batch: enough to fill every core, little beside a network.
 BATCH_BYTES = 1 << 26
+# Bytes of a Gaussian layer drawn at a time where it is to be copied to its place.
+ROWS_BYTES = 1 << 22
 
 
 def initialize(
@@ -206,14 +208,49 @@ def _entrywise_layer(
         layer = np.eye(rows, columns) if len(widths) > 2 else np.zeros((rows, columns))
         return np.asarray(gain * layer, dtype=dtype)
     if init == "gaussian":
-        layer = standard_normal(key, stream_id(Stream.GAUSSIAN_LAYER, i), (rows, columns), dtype)
-        layer *= dtype.type(gain / math.sqrt(rows))
-        return layer
+        return gaussian_layer(widths, i, key, dtype, gain).rows(0, rows)
     layer = standard_normal(key, stream_id(Stream.RESIDUAL_LAYER, i), (rows, columns), dtype)
     # A square Gaussian matrix with entries of variance 1/rows has norm about 2.
     layer *= dtype.type(gain / (2 * (len(widths) - 1) * math.sqrt(rows)))
     np.fill_diagonal(layer, layer.diagonal() + dtype.type(gain))
     return layer
+
+
+class GaussianLayer(NamedTuple):
+    """A Gaussian layer that is drawn where it is wanted, so that no second copy of it exists."""
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+    scale: float
+    key: int
+    stream: int
+
+    def rows(self, begin: int, end: int) -> np.ndarray:
+        """Return rows begin ≤ i < end."""
+        columns = self.shape[1]
+        first = begin * columns
+        found = standard_normal(
+            self.key, self.stream, (end - begin, columns), self.dtype, first=first
+        )
+        found *= self.dtype.type(self.scale)
+        return found
+
+    def write_to(self, out: np.ndarray) -> None:
+        """Fill `out`, of this shape and any strides, some rows at a time."""
+        rows, columns = self.shape
+        each = max(1, ROWS_BYTES // (columns * self.dtype.itemsize))
+        for begin in range(0, rows, each):
+            end = min(begin + each, rows)
+            out[begin:end] = self.rows(begin, end)
+
+
+def gaussian_layer(
+    widths: tuple[int, ...], i: int, key: int, dtype: np.dtype, gain: float
+) -> GaussianLayer:
+    """Return layer i of the Gaussian initialisation, not drawn yet."""
+    columns, rows = widths[i : i + 2]
+    stream = stream_id(Stream.GAUSSIAN_LAYER, i)
+    return GaussianLayer((rows, columns), dtype, gain / math.sqrt(rows), key, stream)
 
 
 def _leading(block: np.ndarray, rows: int, columns: int, dtype: np.dtype) -> np.ndarray:

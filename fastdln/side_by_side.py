@@ -18,6 +18,7 @@ from .kernel_choice import choose, fits_side_by_side
 from .plan import Plan, chain_layout
 from .result import TrainResult
 from .rules import Moving, Rule
+from .start import put
 from .task import Preparation, Task
 
 Key = TypeVar("Key")
@@ -112,7 +113,7 @@ class SideBySide(Generic[Key]):
     def _put_in(self, lane: int, key: Key, task: Task) -> None:
         p = task.preparation
         for index, layer in enumerate(task.start.layers):
-            self._layer(lane, index)[:] = layer
+            put(layer, self._layer(lane, index))
         order = slice(None, None, -1) if self._mirrored else slice(None)
         moving = Moving(p.rule, task.learning_rate, p.rows[order], self._layout)
         self._rates[:, lane], self._decay[lane] = moving.rates, moving.decay

@@ -1,16 +1,18 @@
 """Where a training run starts: the layers it trains, and how full weights come back."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastdln.kernels.cpu.restrict import restrict
 
 from .initialization import (
+    GaussianLayer,
     balanced_factors,
     draw_layers,
     first_layer,
+    gaussian_layer,
     last_layer,
 )
 from .lifting import DrawnOrigins, Origin, Origins
@@ -20,10 +22,26 @@ from .random import Stream, stream_id
 
 
 class Start(NamedTuple):
-    """The layers to train, input first, and where each of them comes from."""
+    """The layers to train, input first, and where each of them comes from.
 
-    layers: Iterable[np.ndarray]
+    A layer is an array, or a `GaussianLayer` that is not drawn yet: see `put` and `whole`.
+    """
+
+    layers: Iterable[Any]
     origins: Origins
+
+
+def put(layer: Any, place: np.ndarray) -> None:
+    """Write a layer of a start to the array where it is trained."""
+    if isinstance(layer, GaussianLayer):
+        layer.write_to(place)
+    else:
+        place[:] = layer
+
+
+def whole(layer: Any) -> Any:
+    """Return a layer of a start as an array."""
+    return layer.rows(0, layer.shape[0]) if isinstance(layer, GaussianLayer) else layer
 
 
 class Draw(NamedTuple):
@@ -57,8 +75,16 @@ def start_dense(layers: Iterator[np.ndarray], basis: np.ndarray) -> Start:
 def start_drawn(draw: Draw, plan: Plan, basis: np.ndarray) -> Start:
     """Start from a drawn network; a reduced one is never formed at full width."""
     if plan.method == "dense":
-        return start_dense(draw_layers(*draw), basis)
+        drawn = _drawn_in_place(draw) if draw.init == "gaussian" else draw_layers(*draw)
+        return start_dense(drawn, basis)
     return _start_balanced(draw, basis) if draw.init == "balanced" else _start_carried(draw, basis)
+
+
+def _drawn_in_place(draw: Draw) -> Iterator[Any]:
+    """Yield Gaussian layers, all but the first not drawn yet."""
+    yield first_layer(*draw)
+    for i in range(1, len(draw.widths) - 1):
+        yield gaussian_layer(draw.widths, i, draw.key, draw.dtype, draw.gain)
 
 
 def _start_carried(draw: Draw, basis: np.ndarray) -> Start:
