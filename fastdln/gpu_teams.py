@@ -10,10 +10,6 @@ WARP = 32
 # Tiles of a layer that each thread should have in a visit, so that a layer takes a few times what
 # its barrier does. An estimate: not measured yet.
 TILES_PER_THREAD = 4
-# Blocks that may share one network. More than one is written and mostly right, but on a very busy
-# machine its last losses came out wrong in the thread shim: blocks of a group race somewhere, and
-# until that is found networks too wide for a block go to the plain kernels.
-MOST_BLOCKS = 1
 
 
 def choose_team(packing: Packing, velocity: bool, card: Any) -> Team | None:
@@ -25,8 +21,8 @@ def choose_team(packing: Packing, velocity: bool, card: Any) -> Team | None:
     tiles = packing.widest**2
     busy = max(1, tiles // (TILES_PER_THREAD * MOST_THREADS))
     share = max(1, card.multiprocessors // len(packing.widths))
-    first = min(busy, share, packing.widest, MOST_BLOCKS)
-    for group in _groups(first, min(packing.widest, card.multiprocessors, MOST_BLOCKS)):
+    first = min(busy, share, packing.widest)
+    for group in _groups(first, min(packing.widest, card.multiprocessors)):
         threads = tiles // (group * TILES_PER_THREAD)
         threads = max(threads, -(-packing.widest // group), WARP)
         for count in range(min(_warps(threads), MOST_THREADS), 0, -WARP):

@@ -45,6 +45,7 @@ struct Block {
     real* exchange;
     u32* meeting;
     u32 met;
+    int parity;  // the half of `exchange` that comes next, across sweeps: depths may be odd
     int depth, member, group, widest, nesterov;
     real decay, momentum;
     real *V, *partial, *X, *U, *G, *G_turned, *ring;
@@ -240,11 +241,11 @@ DEVICE void leave_partial_sums(const Block& b, const Part& part, const Sums<P>& 
 
 // Add up the shares of every output of this block, in order, for the next visit to carry.
 template <int P>
-DEVICE void gather(const Block& b, const Part& part, i64 slots, int parity) {
+DEVICE void gather(const Block& b, const Part& part, i64 slots) {
     const i64 set = (i64)b.widest * TILE * WIDEST_PITCH;
     i64 apart = (i64)part.own * TILE * pitch(P) + TILE;
     int outputs = part.own * TILE, items = 2 * outputs * vectors(P);
-    real* target = GROUPED ? b.exchange + parity * 2 * set : b.V;
+    real* target = GROUPED ? b.exchange + b.parity * 2 * set : b.V;
     for (int item = thread(); item < items; item += threads()) {
         int k = item % vectors(P), at = item / vectors(P);
         int which = at >= outputs, position = at - which * outputs;
@@ -265,10 +266,10 @@ DEVICE void gather(const Block& b, const Part& part, i64 slots, int parity) {
 
 // Other blocks' outputs, once all have left theirs.
 template <int P>
-DEVICE void collect(const Block& b, const Part& part, int parity) {
+DEVICE void collect(const Block& b, const Part& part) {
     const i64 set = (i64)b.widest * TILE * WIDEST_PITCH;
     int count = part.all * TILE * (pitch(P) / TILE);
-    const real* from = b.exchange + parity * 2 * set;
+    const real* from = b.exchange + b.parity * 2 * set;
     for (int item = thread(); item < 2 * count; item += threads()) {
         i64 at = item < count ? (i64)item * TILE : set + (i64)(item - count) * TILE;
         copy16(b.V + at, from + at);
@@ -365,7 +366,7 @@ DEVICE void sweep(Block& b, bool moving) {
     Stream<DOWN> stream;
     stream.start(b);
     for (int i = 0; i < STAGES - 1; i++) stream.fetch(b);
-    int slot = 0, parity = 0;
+    int slot = 0;
     sync_block();
     for (int layer = begin; layer != end; layer += way) {
         const bool more = moving && layer + way != end;
@@ -384,13 +385,13 @@ DEVICE void sweep(Block& b, bool moving) {
         if (GROUPED) sync_block();  // partial sums lie where the products are
         if (part.count) leave_partial_sums<P>(b, part, s);
         sync_block();
-        gather<P>(b, part, row[DOWN ? SLOT_BELOW : SLOT_ABOVE], parity);
+        gather<P>(b, part, row[DOWN ? SLOT_BELOW : SLOT_ABOVE]);
         if (more) form_factors<DOWN, P, S>(b, layer + way, next);
         if (GROUPED) {
             b.met += b.group;
             meet(b.meeting, b.met);
-            collect<P>(b, part, parity);
-            parity ^= 1;
+            collect<P>(b, part);
+            b.parity ^= 1;
         }
         part = next;
         sync_block();
@@ -486,6 +487,7 @@ KERNEL void sweep_networks(const i64* networks, const double* numbers, const i64
     b.exchange = exchange + (i64)index * 4 * widest * TILE * WIDEST_PITCH;
     b.meeting = meetings + index;
     b.met = 0;
+    b.parity = 0;
     carve(b, own);
     const i64 state = network[STATE] * group + member, goal = network[GOAL];
     double* recorded = losses + network[LOSSES];
@@ -507,7 +509,6 @@ KERNEL void sweep_networks(const i64* networks, const double* numbers, const i64
             for (int i = thread(); i < Q * D; i += threads()) {
                 put_gradient(b, i / D, i % D, gradients[network[STATE] * Q * D + i]);
             }
-            sync_block();
             if (step >= goal) break;
         } else {
             double loss = evaluate(b, state, network[PROBLEM], number[CONSTANT]);

@@ -232,12 +232,11 @@ def test_adam_is_not_trained_in_batches(rng):
 @pytest.mark.parametrize("shared", [101_376, 166_912, 232_448])
 @pytest.mark.parametrize("width", [1, 26, 32, 100, 256, 512, 1000, 2048])
 @pytest.mark.parametrize("count", [1, 4, 400])
-def test_teams_hold_their_networks(width, count, shared, dtype, monkeypatch):
+def test_teams_hold_their_networks(width, count, shared, dtype):
     """Shared memory of the smallest and largest cards; wide networks only where they fit."""
     from fastdln.gpu import Card
     from fastdln.kernels.cuda.batch import fits, shared_bytes
 
-    monkeypatch.setattr("fastdln.gpu_teams.MOST_BLOCKS", 132)
     packing = Packing([(16, width, width, 10)] * count, dtype)
     team = choose_team(packing, True, Card(0, "", 132, shared, shared))
     if team is None:

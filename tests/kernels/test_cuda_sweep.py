@@ -13,9 +13,7 @@ SHAPES = [
     [(5, 3)], [(5, 7, 3)], [(5, 4, 4, 4, 3)], [(5, 17, 9, 3), (5, 6, 3)],
     [(2, 23, 1, 13, 9), (2, 9), (2, 8, 8, 8, 8, 8, 9)],
 ]  # fmt: skip
-# Known: blocks of a group race on a very busy machine; see fastdln.gpu_teams.MOST_BLOCKS.
-grouped = pytest.mark.xfail(strict=False, reason="blocks of a group race on a busy machine")
-TEAMS = [kernels.Team(1, 12), pytest.param(kernels.Team(3, 7), marks=grouped)]
+TEAMS = [kernels.Team(1, 12), kernels.Team(3, 7)]
 
 
 @pytest.mark.parametrize("team", TEAMS, ids=str)
@@ -95,7 +93,6 @@ def test_gradients_from_outside(team, rng):
         np.testing.assert_allclose(batch.layer(0, i), w, rtol=1e-11, atol=1e-13)
 
 
-@grouped
 def test_repeated_runs_have_the_same_bits(rng):
     networks = Networks([(5, 17, 9, 3), (5, 6, 3)], "float32", rng)
     runs = []
@@ -111,7 +108,7 @@ def test_repeated_runs_have_the_same_bits(rng):
     ("momentum", "team"),
     [
         (0.0, kernels.Team(1, 5)),
-        pytest.param(0.5, kernels.Team(2, 4), marks=grouped),
+        (0.5, kernels.Team(2, 4)),
     ],
     ids=str,
 )
