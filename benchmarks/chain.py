@@ -169,7 +169,8 @@ def _count(run: Callable[[int], None], seconds: float) -> int:
     """Return how many steps take about this long.
 
     Several calls of growing length: a first one compiles, and starting a team takes as long as
-    ten steps of a small network.
+    ten steps of a small network. Always an even number, of at least four: the zigzag step takes
+    turns.
     """
     run(1)
     count, taken = 1, 0.0
@@ -178,7 +179,7 @@ def _count(run: Callable[[int], None], seconds: float) -> int:
         begun = time.perf_counter()
         run(count)
         taken = time.perf_counter() - begun
-    return max(1, int(count * seconds / taken))
+    return max(4, int(count * seconds / taken) // 2 * 2)
 
 
 def step_times(runs: dict[str, Callable[[int], None]], seconds: float) -> dict[str, float]:

@@ -18,7 +18,7 @@ from fastdln.kernels.cpu.tiles import lanes
 from fastdln.kernels.cpu.zigzag import descend_zigzag, zigzag_buffers
 
 from . import parallel
-from .kernel_choice import Choice, choose
+from .kernel_choice import Choice, choose, step_seconds
 from .plan import chain_layout
 from .regression import ReducedRegression
 from .rules import Moving, Rule
@@ -32,6 +32,8 @@ PIECE_SECONDS = 0.2
 TRY_AGAIN = 16
 # Length of a piece by which a team can be judged: starting its threads takes some 0.1 ms.
 TRIAL_SECONDS = 0.01
+# Length of a step from which a team is tried first.
+LONG_STEP = 1e-3
 
 Callback = Callable[[int, float], None]
 Schedule = Callable[[int], np.ndarray]
@@ -146,7 +148,8 @@ class Descent:
     def run(self, callback: Callback | None = None) -> None:
         """Take all steps, or fewer where the loss converges or is no longer finite."""
         log.debug("kernel: %s", self.choice.reason)
-        pace, last = Pace(self.choice.team), self.losses.size - 1
+        alone = step_seconds(self.chain.layout, self.choice.kernel, 1)
+        pace, last = Pace(self.choice.team, alone), self.losses.size - 1
         with ThreadPoolExecutor(self.choice.team) as pool:
             advance = self.advancing(pool)
             advance(0, 1)
@@ -304,21 +307,34 @@ class Pace:
     """How many steps to take before looking up, and by how many threads.
 
     On a machine with other work a team waits for its slowest member and can be many times slower
-    than one thread. The bits do not depend on the team, so both are timed on growing pieces, the
-    faster goes on, and the slower is tried again now and then with a short piece.
+    than one thread; and starting its threads takes as long as tens of steps of a small network.
+    So one thread begins, unless a step is long, and a run that ends within milliseconds never sees
+    a team. The bits do not depend on the team, so the other one is tried then, the faster goes on,
+    and the slower is tried again now and then with a short piece.
+
+    Parameters
+    ----------
+    team : int
+        The larger team.
+    step_seconds : float
+        What a step of one thread is expected to take.
     """
 
-    def __init__(self, team: int):
-        self._teams = (team, 1) if team > 1 else (1,)
+    def __init__(self, team: int, step_seconds: float = 0.0):
+        teams = (team, 1) if step_seconds > LONG_STEP else (1, team)
+        self._teams = teams if team > 1 else (1,)
         self._seconds: dict[int, float] = {}  # a step, by team
-        self._trial = 1  # steps of a piece while both are tried in turns; 0 afterwards
+        self._untried = [n for team in self._teams for n in (team, team)]
+        self._trial = 1  # steps of a piece while teams are tried
         self._pieces = 0
 
     def following(self) -> tuple[int, int]:
         """Return the team of the next piece, and its steps."""
         self._pieces += 1
-        if self._trial:
-            return self._teams[self._pieces % len(self._teams)], self._trial
+        if self._untried:
+            # The first piece of a team only compiles, and starts its threads.
+            first = self._untried.count(self._untried[0]) == 2
+            return self._untried[0], 1 if first else self._trial
         again = self._pieces % TRY_AGAIN == 0
         team = (max if again else min)(self._teams, key=lambda team: self._seconds[team])
         length = PIECE_SECONDS / TRY_AGAIN if again else PIECE_SECONDS
@@ -327,9 +343,12 @@ class Pace:
     def note(self, team: int, steps: int, seconds: float) -> None:
         """Remember how long a piece took."""
         self._seconds[team] = max(seconds, 1e-9) / max(steps, 1)
-        if self._trial and self._pieces % len(self._teams) == 0:
-            enough = self._trial * min(self._seconds.values()) > TRIAL_SECONDS
-            self._trial = 0 if enough else 4 * self._trial
+        if not self._untried:
+            return
+        if self._untried.count(team) == 2 or seconds > TRIAL_SECONDS:
+            self._untried.remove(team)
+        else:
+            self._trial *= 4
 
 
 def _geometry(layout: Layout) -> tuple[int, int, int]:

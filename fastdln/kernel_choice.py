@@ -69,8 +69,9 @@ class Costs(NamedTuple):
     seconds_per_layer: float
 
 
-# 2 cores of an AMD EPYC (Zen 5, 2.6 GHz, AVX-512), 2026-11-25.
-COSTS = Costs({"float32": 2.3e11, "float64": 1.1e11}, 1.4e-11, 5e-7, 2.5e-11, 5e-8)
+# 2 cores of an AMD EPYC (Zen 5, 2.6 GHz, AVX-512), 2026-11-25. A meeting took 2e-7 s where the two
+# shared a cache and 1e-6 s at times when they did not (a virtual machine); in between is assumed.
+COSTS = Costs({"float32": 2.2e11, "float64": 1.1e11}, 2.2e-11, 4e-7, 2e-11, 9e-8)
 
 
 class Choice(NamedTuple):
@@ -151,10 +152,12 @@ def _share(q: int, team: int, sharing: str) -> float:
 
 def _company(layout: Layout, zigzag: bool, team: int, sharing: str, costs: Costs) -> float:
     """Return the seconds a step that a team spends on its members' company."""
+    # One counter that all members add to and look at.
+    meeting = costs.seconds_per_meeting * team / 2
     if sharing == "layers":
-        return (layout.depth * (1 if zigzag else 2) + 2) * costs.seconds_per_meeting
+        return (layout.depth * (1 if zigzag else 2) + 2) * meeting
     fetched = layout.size * layout.dtype.itemsize * (team - 1) / team
-    return 2 * costs.seconds_per_meeting + fetched * costs.seconds_per_shared_byte
+    return 2 * meeting + fetched * costs.seconds_per_shared_byte
 
 
 def fits_side_by_side(layout: Layout) -> bool:

@@ -130,6 +130,15 @@ def test_a_team_that_becomes_faster_is_found():
     assert simulated(pace, {1: 1e-5, 2: 5e-6}, 45)[-1][0] == 2
 
 
+def test_one_thread_begins_where_steps_are_short_and_a_team_where_they_are_long():
+    """Starting a team takes as long as tens of steps of a small network."""
+    short = simulated(engine.Pace(2, 1e-5), {1: 1e-5, 2: 5e-6}, 8)
+    assert {team for team, _ in short[:7]} == {1}
+    assert sum(n for _, n in short[:7]) * 1e-5 > 0.01
+    assert short[7][0] == 2
+    assert simulated(engine.Pace(2, 1e-2), {1: 1e-2, 2: 5e-3}, 1) == [(2, 1)]
+
+
 def test_one_thread_needs_no_choice():
     assert {team for team, _ in simulated(engine.Pace(1), {1: 1e-3}, 50)} == {1}
 
