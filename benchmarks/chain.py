@@ -270,37 +270,45 @@ class Width:
 
 
 class Many:
-    """Networks per second, trained together, over one after the other."""
+    """Small networks trained together: how many a second, and over one after the other."""
 
-    params = ([4, 64],)
-    param_names = ("seeds",)
+    params = (["10x4", "26x4", "100x4"], DTYPES, [4, 64])
+    param_names = ("width x depth", "dtype", "seeds")
     timeout = 300
 
-    def track_ratio_together(self, seeds: int, steps: int = 1000) -> float:
-        return many_ratio(seeds, steps)
+    def track_networks_per_second(self, case: str, dtype: str, seeds: int) -> float:
+        return seeds / many_seconds(case, dtype, seeds, 1000)["together"]
+
+    def track_ratio_together(self, case: str, dtype: str, seeds: int) -> float:
+        seconds = many_seconds(case, dtype, seeds, 1000)
+        return seconds["alone"] / seconds["together"]
 
 
-def many_ratio(seeds: int, steps: int, repeats: int = 3) -> float:
-    """Return how many times longer one by one takes for 100 x 4 networks in float32."""
-    from fastdln.many import train_many
-
+def many_seconds(
+    case: str, dtype: str, seeds: int, steps: int, repeats: int = 3
+) -> dict[str, float]:
+    """Return the seconds of training so many networks together, and one after the other."""
+    width, depth = _shape(case)
     problem = fastdln.paper_regression(seed=0)
     options: dict[str, Any] = {
-        "width": 100, "depth": 4, "init": "gaussian", "dtype": "float32", "steps": steps,
+        "width": width, "depth": depth, "init": "gaussian", "dtype": dtype, "steps": steps,
         "tolerance": 0.0,
     }  # fmt: skip
-    times = common.medians(
+    return common.medians(
         {
-            "together": lambda: train_many(problem, seeds=range(seeds), **options),
-            "alone": lambda: [fastdln.train(problem, seed=s, **options) for s in range(seeds)],
+            "together": lambda: fastdln.train_many(
+                problem, seeds=range(seeds), learning_rates=RATE, **options
+            ),
+            "alone": lambda: [
+                fastdln.train(problem, seed=s, learning_rate=RATE, **options) for s in range(seeds)
+            ],
         },
         repeats,
     )
-    return times["alone"] / times["together"]
 
 
 PROGRAM = """
-import json, sys, time
+import ctypes, json, sys, time
 from pathlib import Path
 import fastdln
 problem = fastdln.paper_regression(seed=0)
@@ -315,6 +323,8 @@ def status(name):
 found = {"first": train(20, 3, 4), "second": train(20, 3, 4)}
 width, depth = int(sys.argv[1]), int(sys.argv[2])
 if width:
+    train(width, depth, 4)  # compiles what this size needs
+    ctypes.CDLL(None).malloc_trim(0)  # what it has given back must not hide what comes
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far was the compiler's
     before = status("VmRSS")
     train(width, depth, 4)
@@ -336,7 +346,7 @@ def in_fresh_process(width: int = 0, depth: int = 0, cache: str | None = None) -
 
 
 class FreshProcess:
-    """The first call with nothing compiled, and with everything; peak memory of a large network."""
+    """The first call with nothing compiled, and with everything."""
 
     timeout = 300
 
@@ -347,9 +357,18 @@ class FreshProcess:
     def track_warm_first_call(self) -> float:
         return in_fresh_process()["first"]
 
-    def track_peak_memory_over_weights(self, width: int = 1024, depth: int = 64) -> float:
+
+class Memory:
+    """Peak memory of one large network over the bytes of its weights."""
+
+    params = ["1024x64", "3072x12"]
+    param_names = ("width x depth",)
+    timeout = 300
+
+    def track_peak_over_weights(self, case: str) -> float:
         if not sys.platform.startswith("linux"):
             raise NotImplementedError("peak memory is read from /proc")
+        width, depth = _shape(case)
         # The first layer is kept as drawn: the problem has 1024 inputs.
         nbytes = 4 * width * ((depth - 2) * width + 1024 + Q)
         return in_fresh_process(width, depth)["grown"] / nbytes
