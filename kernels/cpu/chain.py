@@ -185,7 +185,7 @@ def copy_last_layer(weights, layers, products, first, rows, begin, end):
 @part
 def suffix_product(weights, layers, products, layer, first, rows, lane, begin, end):
     """Form vectors begin ≤ v < end of rows first, …, first + rows of one suffix product."""
-    height, far = layers[layer, ROWS], weights.nbytes > FAR
+    height, far = layers[layer, ROWS], weights.nbytes > FAR and not is_turned(layers, layer)
     terms = FAR_TERMS if far else NEAR_TERMS
     k = ZERO
     while k < height:  # a range with a step that is not a constant would divide
