@@ -15,36 +15,55 @@ if TYPE_CHECKING:
     from .sweeps import Setting
 
 
+# Bytes that a network may take while it is drawn and still go side by side: drawing takes longer
+# than training what is larger, and as many at a time as there are lanes would take much memory.
+MOST_BYTES = 2**24
+
+
 def bundles(
-    setting: "Setting", plans: Mapping[Cell, Plan], cells: Sequence[Cell], threads: int
+    setting: "Setting",
+    plans: Mapping[Cell, Plan],
+    cells: Sequence[Cell],
+    threads: int,
+    most: int | None = None,
 ) -> list[Bundle]:
     """Return all `cells` in bundles: several of one trained shape where that is faster.
 
     Reduced networks have one shape whatever their width was. A cell has the same bits in any
     bundle.
+
+    Parameters
+    ----------
+    threads : int
+        Bundles that are trained at a time.
+    most : int, optional
+        Cells of a bundle at most; None for no limit.
     """
-    if setting.device != "cpu":
-        return [(cell,) for cell in cells]
+    alone: list[Bundle] = []
     shapes: dict[tuple[int, ...], list[Cell]] = {}
     for cell in cells:
-        shapes.setdefault(plans[cell].widths, []).append(cell)
-    found: list[Bundle] = []
+        plan = plans[cell]
+        small = setting.device == "cpu" and plan.bytes <= MOST_BYTES
+        if small and may_go_side_by_side(setting, plan):
+            shapes.setdefault(plan.widths, []).append(cell)
+        else:
+            alone.append((cell,))
     for members in shapes.values():
-        found += _parted(setting, plans[members[0]], members, threads)
-    return found
+        alone += _parted(plans[members[0]], members, threads, most)
+    return alone
 
 
-def _parted(setting: "Setting", plan: Plan, members: list[Cell], threads: int) -> list[Bundle]:
-    """Return cells of one shape in as many bundles as threads, in fewer, or each alone."""
-    if may_go_side_by_side(setting, plan):
-        layout = chain_layout(plan.widths, plan.dtype)
-        for parts in range(min(threads, len(members)), 0, -1):
-            if worth_going_side_by_side(layout, len(members) // parts):
-                return [tuple(members[i::parts]) for i in range(parts)]
-    return [(cell,) for cell in members]
+def _parted(plan: Plan, members: list[Cell], threads: int, most: int | None) -> list[Bundle]:
+    """Return cells of one shape in as many bundles as threads, or more, or each alone."""
+    each = -(-len(members) // threads)
+    each = each if most is None else min(each, most)
+    if not worth_going_side_by_side(chain_layout(plan.widths, plan.dtype), each):
+        return [(cell,) for cell in members]
+    parts = -(-len(members) // each)
+    return [tuple(members[i::parts]) for i in range(parts)]
 
 
 def bundle_bytes(bundle: Bundle, plans: Mapping[Cell, Plan]) -> int:
-    """Return the most memory that training a bundle holds at a time, in bytes."""
-    plan = plans[bundle[0]]
-    return plan.bytes * min(len(bundle), lanes(plan.dtype))
+    """Return about how many bytes training a bundle holds at a time, at most."""
+    sizes = sorted((plans[cell].bytes for cell in bundle), reverse=True)
+    return sum(sizes[: lanes(plans[bundle[0]].dtype)])

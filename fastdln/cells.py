@@ -26,7 +26,15 @@ VARIABLES: dict[str, tuple[str, Any, dict[str, str]]] = {
     "initial_loss": ("float64", np.nan, {"long_name": "squared loss before any step"}),
     "learning_rate": ("float64", np.nan, {"long_name": "step size η for the paper's weights"}),
     "steps_taken": ("int64", -1, {"long_name": "gradient steps taken", "comment": "-1: pending"}),
-    "seconds": ("float64", np.nan, {"long_name": "training time", "units": "s"}),
+    "seconds": (
+        "float64",
+        np.nan,
+        {
+            "long_name": "training time",
+            "units": "s",
+            "comment": "drawing included; times of networks trained side by side overlap",
+        },
+    ),
     "method": ("str", "", {"long_name": "how the cell was trained"}),
     "status": ("str", "pending", {"long_name": "how training ended", "values": " ".join(STATUSES)}),
 }

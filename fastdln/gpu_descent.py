@@ -54,7 +54,7 @@ class Descent:
 
     def __init__(
         self,
-        layers: Iterable[np.ndarray],
+        layers: Iterable[Any],
         widths: tuple[int, ...],
         dtype: np.dtype,
         rows: np.ndarray,

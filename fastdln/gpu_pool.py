@@ -48,6 +48,7 @@ class OneCard:
     """
 
     count = 1
+    most: int | None = None
 
     def __init__(self, card: Card, setting: "Setting", launcher: Any = None):
         self.running: dict[Cell, int] = {}

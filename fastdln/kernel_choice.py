@@ -3,12 +3,12 @@
 Counted per step: operations, bytes of weights that cross memory, meetings of the team, and calls.
 With P the padded weights, q the rows of M and d its columns (q ≤ d):
 
-========  ==============  =============  ========================================
+========  ==============  =============  ============================
 kernel    operations      bytes          extra memory
-========  ==============  =============  ========================================
-two-pass  6 q P           3 P itemsize   q rows a layer
+========  ==============  =============  ============================
+two-pass  6 q P           3 P itemsize   q rows a layer (2 q by rows)
 zigzag    (5 q + d) P     1½ P itemsize  3 q + d rows a layer
-========  ==============  =============  ========================================
+========  ==============  =============  ============================
 
 Traffic and arithmetic overlap little (measured: times add), and traffic is shared by all threads.
 

@@ -1,6 +1,7 @@
 """Many networks of one shape trained together: threads take networks, not parts of one."""
 
 import functools
+import inspect
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +14,14 @@ from . import check, parallel
 from .engine import Callback
 from .kernel_choice import worth_going_side_by_side
 from .plan import chain_layout
+from .random import seed_key
 from .result import TrainResult
 from .side_by_side import SideBySide, may_go_side_by_side
 from .task import Preparation, Task, prepare
 
+_OPTIONS = frozenset(inspect.signature(prepare).parameters) - {"problem"}
 # Trains what it takes from a queue; yields results as networks end.
-Trainer = Callable[["_Queue", Callback | None], Iterator[tuple[int, TrainResult]]]
+Trainer = Callable[["_Queue", Callback], Iterator[tuple[int, TrainResult]]]
 
 
 def train_many(
@@ -65,10 +68,14 @@ def train_many(
     for name in ("seed", "learning_rate"):
         if name in options:
             raise TypeError(f"{name} must be given as {name}s, one for each network")
-    if not len(seeds):
+    for name in options:
+        if name not in _OPTIONS:
+            raise TypeError(f"train_many() got an unexpected keyword argument {name!r}")
+    keys = [seed_key(seed) for seed in seeds]
+    if not keys:
         return []
     preparation = prepare(problem, **options)
-    queue = _Queue(preparation, zip(seeds, rates, strict=True))
+    queue = _Queue(preparation, zip(keys, rates, strict=True))
     workers = min(parallel.threads(), len(rates))
     train: Trainer = _alone
     each = -(-len(rates) // workers)
@@ -78,9 +85,9 @@ def train_many(
 
 
 class _Queue(Iterator[tuple[int, Task]]):
-    """Tasks drawn as they are asked for, by any thread, and none once somebody has failed."""
+    """Tasks drawn as they are asked for, by any thread, and none once it is closed."""
 
-    def __init__(self, preparation: Preparation, runs: Iterator[tuple[Any, float | None]]):
+    def __init__(self, preparation: Preparation, runs: Iterator[tuple[int, float | None]]):
         self.preparation = preparation
         self.closed = False
         self._runs = enumerate(runs)
@@ -90,8 +97,23 @@ class _Queue(Iterator[tuple[int, Task]]):
         with self._lock:
             if self.closed:
                 raise StopIteration
-            index, (seed, rate) = next(self._runs)
-        return index, self.preparation.task(seed, rate)
+            index, (key, rate) = next(self._runs)
+        return index, self.preparation.task(key, rate)
+
+    def hearing(self, callback: Callback | None) -> Callback:
+        """Return a callback that also stops networks in work once the queue is closed."""
+
+        def hear(step: int, loss: float) -> None:
+            if self.closed:
+                raise _Closed
+            if callback is not None:
+                callback(step, loss)
+
+        return hear
+
+
+class _Closed(Exception):
+    """Training was stopped from outside."""
 
 
 def _go_side_by_side(preparation: Preparation, each: int) -> bool:
@@ -101,28 +123,31 @@ def _go_side_by_side(preparation: Preparation, each: int) -> bool:
     return worth_going_side_by_side(chain_layout(plan.widths, plan.dtype), each)
 
 
-def _alone(queue: _Queue, callback: Callback | None) -> Iterator[tuple[int, TrainResult]]:
+def _alone(queue: _Queue, callback: Callback) -> Iterator[tuple[int, TrainResult]]:
     for index, task in queue:
         yield index, task.run(callback)
 
 
 def _side_by_side(
-    queue: _Queue, callback: Callback | None, most: int
+    queue: _Queue, callback: Callback, most: int
 ) -> Iterator[tuple[int, TrainResult]]:
-    report = None if callback is None else lambda key, step, loss: callback(step, loss)
-    return SideBySide[int](queue.preparation, most).run(queue, report)
+    company = SideBySide[int](queue.preparation, most)
+    return company.run(queue, lambda key, step, loss: callback(step, loss))
 
 
 def _collect(
     train: Trainer, queue: _Queue, callback: Callback | None, workers: int, count: int
 ) -> list[TrainResult]:
     """Let every worker train what it takes from the queue; return all results in order."""
+    hear = queue.hearing(callback)
 
     def work() -> list[tuple[int, TrainResult]]:
         # One thread a network: here, for limits belong to the thread that sets them.
         with parallel.limited(1):
             try:
-                return list(train(queue, callback))
+                return list(train(queue, hear))
+            except _Closed:
+                return []
             except BaseException:
                 queue.closed = True
                 raise
@@ -132,7 +157,11 @@ def _collect(
     else:
         with ThreadPoolExecutor(workers) as pool:
             running = [pool.submit(work) for _ in range(workers)]
-            found = list(itertools.chain.from_iterable(run.result() for run in running))
+            try:
+                found = list(itertools.chain.from_iterable(run.result() for run in running))
+            except BaseException:  # Ctrl-C among them: the pool waits for its threads
+                queue.closed = True
+                raise
     results = dict(found)
     return [results[i] for i in range(count)]
 

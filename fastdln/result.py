@@ -21,7 +21,8 @@ class TrainResult:
         ``"diverged"``: the loss was no longer finite.
     steps_taken : int
     seconds : float
-        Wall time of the whole call, drawing the network included.
+        Wall time, drawing the network included; of networks side by side, from one's drawing to
+        its end.
     method : {"reduced", "dense"}
         Whether the exact reduction of the width was used.
     reason : str

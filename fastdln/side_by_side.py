@@ -138,15 +138,15 @@ class SideBySide(Generic[Key]):
 
     def _advance(self, steps: int) -> int:
         """Take at most `steps` steps, none past the end of any network; return the next number."""
-        running = [place for place in self._places if place is not None and not place.ended]
-        if not running:
-            return steps
+        running = [place for place in self._places if place is not None]
+        if any(place.ended for place in running):
+            return steps  # they go first: a step would move them, too
         most = min(steps, *(place.losses.size - 1 - place.step for place in running))
         begun = time.perf_counter()
         losses, taken = self._descend(most)
         seconds = time.perf_counter() - begun
         for lane, place in enumerate(self._places):
-            if place is not None and not place.ended:
+            if place is not None:
                 stop = place.step + taken
                 place.losses[place.step + 1 : stop + 1] = losses[1 : taken + 1, lane]
                 self._places[lane] = place._replace(step=stop)
@@ -156,9 +156,7 @@ class SideBySide(Generic[Key]):
     def _descend(self, steps: int) -> tuple[np.ndarray, int]:
         """Take steps until a network ends; return the losses from now on, and how many it took."""
         losses = np.empty((steps + 1, len(self._places)))
-        floors = np.array(
-            [-np.inf if place is None or place.ended else place.floor for place in self._places]
-        )
+        floors = np.array([-np.inf if place is None else place.floor for place in self._places])
         q = self._layout.q
         taken = descend_side_by_side(
             self._work.weights, self._table.layers, *self._work[1:], self._rates, self._decay,

@@ -54,7 +54,7 @@ class Draw(NamedTuple):
     gain: float
 
 
-def start_dense(layers: Iterator[np.ndarray], basis: np.ndarray) -> Start:
+def start_dense(layers: Iterator[Any], basis: np.ndarray) -> Start:
     """Start from full-width layers, the first in the coordinates of the inputs.
 
     With U the `basis`, ``Ŵ_1 U`` is all of the first layer that training moves.
@@ -62,7 +62,7 @@ def start_dense(layers: Iterator[np.ndarray], basis: np.ndarray) -> Start:
     first = next(layers)
     restricted = restrict(first, basis)
 
-    def trained_layers() -> Iterator[np.ndarray]:
+    def trained_layers() -> Iterator[Any]:
         yield restricted
         yield from layers
 

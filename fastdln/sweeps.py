@@ -21,6 +21,7 @@ from .workers import Bundle, Cluster, Report, Threads
 if TYPE_CHECKING:
     import xarray as xr
 
+    from .engine import Callback
     from .plan import Plan
     from .result import TrainResult
     from .rules import Rule
@@ -61,7 +62,8 @@ def sweep(
 ) -> "xr.Dataset":
     """Train a network for every init, width, depth and seed.
 
-    Networks are trained side by side, each on one thread, the most expensive first.
+    Networks are trained several at a time, each on one thread, the most expensive first; small ones
+    of one shape share a thread (`fastdln.side_by_side`).
 
     With a `store`, finished cells are on disk at once. A sweep that was stopped, by Ctrl-C or
     ``kill -9`` or a power cut, continues when called again with the same arguments; at most
@@ -101,7 +103,7 @@ def sweep(
     method : str
         ``"auto"``, ``"dense"`` or ``"reduced"``, as in `fastdln.train`.
     workers : int, optional
-        Networks trained at a time in this process; None means one a thread.
+        Threads of this process that train networks; None means all.
     **options
         ``optimizer``, ``momentum``, ``nesterov``, ``weight_decay``, ``batch_size``, ``gain``
         and ``kernel``, as in `fastdln.train`, the same for all networks.
@@ -262,15 +264,16 @@ class Setting:
 
     def train(self, bundle: Bundle, report: Report | None = None) -> Iterator[tuple[Cell, Values]]:
         """Train cells, several side by side, and yield the values of each as it ends."""
-        if len(bundle) == 1:
-            (cell,) = bundle
-            callback = None if report is None else lambda step, loss: report(cell, step)
-            yield cell, self._values(self._task(cell).run(callback))
-            return
-        from .side_by_side import SideBySide
+        from .side_by_side import SideBySide, may_go_side_by_side
 
-        tasks = ((cell, self._task(cell)) for cell in bundle)
         example = self._preparation(bundle[0])
+        # A cluster's worker may have narrower vectors than the machine that made the bundle.
+        if len(bundle) == 1 or not may_go_side_by_side(self, example.plan):
+            for cell in bundle:
+                task = self._task(cell, example if cell == bundle[0] else None)
+                yield cell, self._values(task.run(_hearing(report, cell)))
+            return
+        tasks = ((cell, self._task(cell)) for cell in bundle)
         side_by_side = SideBySide[Cell](example, len(bundle))
         tell = None if report is None else lambda cell, step, loss: report(cell, step)
         for cell, result in side_by_side.run(tasks, tell):
@@ -291,9 +294,12 @@ class Setting:
             **self.options,
         )
 
-    def _task(self, cell: Cell) -> "Task":
+    def _task(self, cell: Cell, preparation: "Preparation | None" = None) -> "Task":
+        from .random import seed_key
+
         begun = time.perf_counter()
-        return self._preparation(cell).task(cell.seed, self.learning_rate, begun)
+        preparation = preparation or self._preparation(cell)
+        return preparation.task(seed_key(cell.seed), self.learning_rate, begun)
 
     def _values(self, result: "TrainResult") -> Values:
         """Return one value for each variable of the dataset."""
@@ -306,6 +312,11 @@ class Setting:
             "method": result.method,
             "status": result.status,
         }
+
+
+def _hearing(report: Report | None, cell: Cell) -> "Callback | None":
+    """Return what tells of one cell's steps."""
+    return None if report is None else lambda step, loss: report(cell, step)
 
 
 def _checked_options(problem: Objective, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -404,7 +415,7 @@ def _run(
     from .bundles import bundles
 
     costs = {c: work(p, setting.steps) for c, p in plans.items() if keeper.pending(c)}
-    order = bundles(setting, plans, list(costs), pool.count)
+    order = bundles(setting, plans, list(costs), pool.count, pool.most)
     order.sort(key=lambda bundle: sum(costs[cell] for cell in bundle), reverse=True)
     tally = Tally(costs, setting.steps, finished=len(plans) - len(costs))
     if not order:
@@ -455,7 +466,7 @@ def _require_memory(pool: Any, setting: Setting, plans: "dict[Cell, Plan]", grid
     """Raise MemoryError if the largest networks, trained at the same time, would not fit."""
     from .bundles import bundle_bytes, bundles
 
-    found = bundles(setting, plans, list(plans), pool.count)
+    found = bundles(setting, plans, list(plans), pool.count, pool.most)
     sizes = sorted((bundle_bytes(bundle, plans) for bundle in found), reverse=True)
     results = grid.bytes
     if isinstance(pool, Threads):

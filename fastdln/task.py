@@ -20,7 +20,7 @@ from .lifting import LiftedWeights, layer_shapes, lift
 from .network import Network
 from .objective import on_inputs
 from .plan import Plan, plan, plan_network
-from .random import Stream, seed_key, standard_normal, stream_id
+from .random import Stream, standard_normal, stream_id
 from .result import TrainResult
 from .rules import Rule
 from .start import Draw, Start, start_dense, start_drawn, start_restricted
@@ -65,18 +65,22 @@ class Preparation:
     device: str
     kernel: str
 
-    def task(self, seed: Any, learning_rate: float | None, begun: float | None = None) -> "Task":
-        """Return the run with this seed and learning rate, its network drawn.
+    def task(self, key: int, learning_rate: float | None, begun: float | None = None) -> "Task":
+        """Return the run of a seed (its `seed_key`) and a learning rate, its network drawn.
 
         Its time counts from `begun`, or from now.
 
         Raises
         ------
         TypeError, ValueError
-            For a seed or a learning rate out of range.
+            For a learning rate out of range.
+        MemoryError
+            If the network does not fit in what is free now.
         """
         begun = time.perf_counter() if begun is None else begun
-        key = seed_key(seed)
+        if self.device == "cpu":
+            what = f"training {_described(self.plan)}"
+            memory.require(self.plan.bytes, memory.available(), what, "reduce width or depth")
         depth = len(self.plan.full_widths) - 1
         rate = learning_rate_or_default(self.problem, learning_rate, depth)
         schedule = minibatches(self.problem, self.batch_size, key)
@@ -198,9 +202,6 @@ def prepare(
         )
     floor = relative_floor(tolerance, chosen.dtype)
     minibatches(problem, batch_size, key=0)  # only to check it
-    if device == "cpu":
-        free, what = memory.available(), f"training {_described(chosen)}"
-        memory.require(chosen.bytes, free, what, "reduce width or depth")
     log.info("%s: %s", chosen.method, chosen.reason)
     objective = on_inputs(problem, whole=not rule.equivariant)
     return Preparation(

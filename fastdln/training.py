@@ -6,6 +6,7 @@ from typing import Any
 from .engine import Callback
 from .network import Network
 from .objective import Objective
+from .random import seed_key
 from .result import TrainResult
 from .task import prepare
 
@@ -103,11 +104,11 @@ def train(
     MemoryError
         If the network does not fit in memory; names the bytes.
     """
-    begun = time.perf_counter()
+    begun, key = time.perf_counter(), seed_key(seed)
     preparation = prepare(
         problem, width=width, depth=depth, init=init, gain=gain, steps=steps, optimizer=optimizer,
         momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, batch_size=batch_size,
         dtype=dtype, device=device, method=method, kernel=kernel, network=network,
         rank_tolerance=rank_tolerance, tolerance=tolerance,
     )  # fmt: skip
-    return preparation.task(seed, learning_rate, begun).run(callback)
+    return preparation.task(key, learning_rate, begun).run(callback)

@@ -33,7 +33,11 @@ class Threads:
     ----------
     running : dict
         The cells in work and the step each has reached.
+    most : None
+        Bundles may be of any size: every cell is reported as it ends.
     """
+
+    most: int | None = None
 
     def __init__(self, count: int):
         self.count = count
@@ -109,7 +113,11 @@ class Cluster:
         Threads of all workers when the pool was made.
     running : dict
         Empty: a cluster's workers do not report which cell they are at.
+    most : int
+        Cells of a bundle at most, for a bundle is reported as a whole.
     """
+
+    most: int | None = 16
 
     def __init__(self, client: Any):
         for name in ("submit", "ncores", "scheduler_info"):

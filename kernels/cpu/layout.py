@@ -84,7 +84,7 @@ def make_layout(widths: tuple[int, ...], dtype: Any) -> Layout:
 
 
 def pad_rows(q: int) -> int:
-    """Return the least number of rows ≥ q that tiles of 1, 2, 4 and 5 rows cover."""
+    """Return the least number of rows ≥ q that strips of 4 and 5 cover (1 or 2 where q is)."""
     return q + {3: 1, 6: 2, 7: 1, 11: 1}.get(q, 0)
 
 

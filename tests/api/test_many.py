@@ -1,5 +1,9 @@
 """Networks trained together are those trained alone, bit for bit."""
 
+import os
+import signal
+import threading
+
 import numpy as np
 import pytest
 
@@ -97,6 +101,18 @@ def test_a_callback_hears_of_every_network_and_may_stop(problem, company):
         train_many(problem, seeds=range(3), callback=stop, **OPTIONS)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a signal to oneself ends the process there")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_interrupt_stops_all_networks(problem, threads, company):
+    """They have far more steps than could be taken: the call ends because it was stopped."""
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    options = OPTIONS | {"steps": 10**7, "tolerance": 0}
+    with parallel.limited(threads), pytest.raises(KeyboardInterrupt):
+        train_many(problem, seeds=range(40), learning_rates=1e-9, **options)
+    timer.join()
+
+
 def test_one_rate_serves_all_and_no_network_is_none(problem):
     results = train_many(problem, seeds=range(3), learning_rates=1e-3, **OPTIONS)
     assert [r.learning_rate for r in results] == [1e-3] * 3
@@ -112,3 +128,7 @@ def test_bad_input_is_refused(problem):
         train_many(problem, seeds=[1], seed=1, **OPTIONS)
     with pytest.raises(ValueError, match="width"):
         train_many(problem, seeds=[1, 2], width=0, depth=2)
+    with pytest.raises(TypeError, match=r"train_many\(\) got an unexpected"):
+        train_many(problem, seeds=[1, 2], **OPTIONS, **{"with": 0})
+    with pytest.raises(TypeError, match="seed must be"):
+        train_many(problem, seeds=[1, 1.5], **OPTIONS)

@@ -12,8 +12,8 @@ import sweep_cases
 from sweep_cases import run, same
 
 import fastdln
-from fastdln import bundles, memory, parallel, store, sweeps
-from fastdln.cells import default_record_steps, recorded
+from fastdln import bundles, memory, parallel, side_by_side, store, sweeps
+from fastdln.cells import Cell, default_record_steps, recorded
 from fastdln.progress import Tally, duration
 from fastdln.training import train
 
@@ -66,6 +66,38 @@ def test_cells_of_one_shape_go_side_by_side_with_the_bits_of_cells_alone(monkeyp
     alone = run(**options)
     assert max(sizes) == 1
     assert same(together, alone)
+
+
+def test_a_worker_with_narrower_vectors_trains_a_bundle_cell_by_cell(monkeypatch):
+    setting = sweeps.Setting.of(sweep_cases.problem(), 5)
+    cells = tuple(Cell((0, 0, 0, i), "gaussian", 3, 4, i) for i in range(3))
+    together = dict(setting.train(cells))
+    monkeypatch.setattr(side_by_side, "fits_side_by_side", lambda layout: False)
+    alone = dict(setting.train(cells))
+    assert alone.keys() == together.keys() == set(cells)
+    for cell in cells:
+        np.testing.assert_array_equal(alone[cell]["loss"], together[cell]["loss"])
+
+
+def test_bundles_leave_what_is_large_and_what_gains_nothing_alone():
+    setting = sweeps.Setting.of(fastdln.paper_regression(), 5, dtype="float32")
+
+    def sizes(widths, seeds, threads, most=None, depth=4):
+        cells = [
+            Cell((0, i, 0, j), "orthogonal", w, depth, j)
+            for i, w in enumerate(widths)
+            for j in range(seeds)
+        ]
+        found = bundles.bundles(setting, setting.plans(cells), cells, threads, most)
+        assert sorted(map(str, sum(found, ()))) == sorted(map(str, cells))
+        return sorted(map(len, found))
+
+    # Reduced networks have one shape whatever their width is.
+    assert sizes([50, 1000], 16, 2) == [16, 16]
+    assert sizes([50, 1000], 32, 2, most=16) == [16] * 4
+    assert sizes([10**6], 8, 1) == [1] * 8
+    assert sizes([50], 3, 1) == [1] * 3
+    assert sizes([50], 64, 2, depth=700) == [1] * 64
 
 
 class Distance:

@@ -9,11 +9,11 @@ from packed import Packed, on_team, random_layers
 from fastdln.kernels.cpu import chain, jit, layout, team
 
 # Depth 1 and 2, width 1, primes, just over a vector and over a block of 16 terms, q of 1, 2, 3, 5,
-# 10, 11, 16, 17 and above the width, rectangular hidden layers.
+# 10, 11, 16, 17, 100 and above the width, rectangular hidden layers.
 SHAPES = [
     (1, 1), (7, 4), (1, 1, 1), (5, 17, 3), (16, 33, 10), (9, 13, 1), (3, 2, 11),
     (20, 31, 67, 5, 16), (17, 65, 64, 2), (4, 3, 17), (40, 129, 10), (12, 7, 7, 7, 7, 7),
-    (70, 300, 150, 9),
+    (70, 300, 150, 9), (120, 50, 130, 100),
 ]  # fmt: skip
 # One rounding per term of sums up to 300 long, and a few layers on top of each other.
 ATOL = {"float32": 2e-5, "float64": 5e-14}
