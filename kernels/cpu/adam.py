@@ -63,7 +63,7 @@ def update_layers_with_adam(
             g = slope[: count * stride]
             add_product(
                 products, b, ONE, above, C, ZERO, stride, g, ZERO, stride, count, q_padded, lane,
-                ZERO, layers[layer, VECTORS], FRESH,
+                ZERO, layers[layer, VECTORS], FRESH, ZERO, ZERO,
             )  # fmt: skip
             here = slice(w, w + count * stride)
             _adapt(

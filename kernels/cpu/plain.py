@@ -8,7 +8,7 @@ call.
 
 import numpy as np
 
-from .chain import FRESH, NEAR_TERMS, VISIT_ROWS, add_product, dot_blocks
+from .chain import FRESH, NEAR_TERMS, ONE, VISIT_ROWS, ZERO, add_product, dot_blocks
 from .jit import allocating
 from .team import meet, share
 
@@ -26,12 +26,12 @@ def multiply_down(base, table, layer, X, x0, above, out, q_padded, lane, rank, t
     for k in range(0, rows, NEAR_TERMS):
         count = min(NEAR_TERMS, rows - k)
         add_product(
-            X, x0 + k, above, 1, base, w + k * stride, stride, out, o, below,
-            q_padded, count, lane, begin, end, k == 0,
+            X, x0 + k, above, ONE, base, w + k * stride, stride, out, o, below, q_padded, count,
+            lane, begin, end, k == 0, ZERO, ZERO,
         )  # fmt: skip
     if rank == team - 1:
         _finish_columns(
-            X, x0, above, 1, base, w, stride, out, o, below, q_padded, rows, columns, lane
+            X, x0, above, ONE, base, w, stride, out, o, below, q_padded, rows, columns, lane
         )
         for a in range(q_padded):
             out[o + a * below + columns : o + (a + 1) * below] = 0
@@ -48,23 +48,9 @@ def _finish_columns(X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, rows, count, 
         return
     tail = np.empty(rows * lane, dtype=out.dtype)
     add_product(
-        X,
-        x0,
-        x_row,
-        x_k,
-        Y,
-        y0 + columns - lane,
-        y_k,
-        tail,
-        0,
-        lane,
-        rows,
-        count,
-        lane,
-        0,
-        1,
-        FRESH,
-    )
+        X, x0, x_row, x_k, Y, y0 + columns - lane, y_k, tail, ZERO, lane, rows, count, lane, ZERO,
+        ONE, FRESH, ZERO, ZERO,
+    )  # fmt: skip
     for a in range(rows):
         for j in range(left):
             out[o0 + a * o_row + columns - left + j] = tail[(a + 1) * lane - left + j]
@@ -133,9 +119,12 @@ def outer(X, x0, above, Y, y0, below, target, table, layer, q, lane, rank, team)
         n = min(VISIT_ROWS, end - row)
         o = table[layer, OFFSET] + row * stride
         add_product(
-            X, x0 + row, 1, above, Y, y0, below, target, o, stride, n, q, lane, 0, whole, FRESH
+            X, x0 + row, ONE, above, Y, y0, below, target, o, stride, n, q, lane, ZERO, whole,
+            FRESH, ZERO, ZERO,
+        )  # fmt: skip
+        _finish_columns(
+            X, x0 + row, ONE, above, Y, y0, below, target, o, stride, n, q, columns, lane
         )
-        _finish_columns(X, x0 + row, 1, above, Y, y0, below, target, o, stride, n, q, columns, lane)
 
 
 @allocating

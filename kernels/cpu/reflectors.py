@@ -88,13 +88,21 @@ def sweep(tiles, wide, X, x0, x_tile, x_row, x_k, Y, y0, y_tile, y_k, out, o0, o
         for t in range(tiles):
             x, y_t, o_t, terms = x0 + t * x_tile, y + t * y_tile, o + t * o_tile, count - t * less
             if step == 4:
-                product_tile(4, 4, X, x, x_row, x_k, Y, y_t, y_k, out, o_t, o_row, terms, False)
+                product_tile(
+                    4, 4, X, x, x_row, x_k, Y, y_t, y_k, out, o_t, o_row, terms, False, y_t
+                )
             elif step == 3:
-                product_tile(4, 3, X, x, x_row, x_k, Y, y_t, y_k, out, o_t, o_row, terms, False)
+                product_tile(
+                    4, 3, X, x, x_row, x_k, Y, y_t, y_k, out, o_t, o_row, terms, False, y_t
+                )
             elif step == 2:
-                product_tile(4, 2, X, x, x_row, x_k, Y, y_t, y_k, out, o_t, o_row, terms, False)
+                product_tile(
+                    4, 2, X, x, x_row, x_k, Y, y_t, y_k, out, o_t, o_row, terms, False, y_t
+                )
             else:
-                product_tile(4, 1, X, x, x_row, x_k, Y, y_t, y_k, out, o_t, o_row, terms, False)
+                product_tile(
+                    4, 1, X, x, x_row, x_k, Y, y_t, y_k, out, o_t, o_row, terms, False, y_t
+                )
         v += step
 
 

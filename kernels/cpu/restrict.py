@@ -27,5 +27,6 @@ def restrict(layer: np.ndarray, basis: np.ndarray) -> np.ndarray:
     add_product(
         flat, ZERO, np.intp(d_x), ONE, Y, ZERO, np.intp(stride), out, ZERO, np.intp(stride),
         np.intp(rows), np.intp(d_x), np.intp(lane), ZERO, np.intp(stride // lane), FRESH,
+        ZERO, ZERO,
     )  # fmt: skip
     return out.reshape(rows, stride)[:m, :r]

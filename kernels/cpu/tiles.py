@@ -218,11 +218,12 @@ class _Tile:
 
 
 def _product_tile(
-    typing_context, rows, wide, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count, fresh
+    typing_context, rows, wide, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count, fresh, fetched
 ):
     """``out[a, v] += Σ_k X[a, k] Y[k, v]`` for `rows` rows a, `wide` vectors v, `count` terms k.
 
-    Where `fresh`, the sums start at zero, whatever `out` holds.
+    Where `fresh`, the sums start at zero, whatever `out` holds. A tile of all WIDE vectors asks
+    meanwhile for ``Y[fetched + k·y_k]``, which may lie outside.
 
     Arrays are flat; element (a, k) of X is ``X[x0 + a·x_row + k·x_k]``, row k of Y starts at
     ``Y[y0 + k·y_k]`` and row a of out at ``out[o0 + a·o_row]``, both contiguous along v.
@@ -231,8 +232,9 @@ def _product_tile(
     n_rows, n_wide = rows.literal_value, wide.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, _, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count, fresh = args
+        _, _, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count, fresh, fetched = args
         t = _Tile(context, builder, signature.args[2])
+        ahead = t.pointer(Y, fetched)
         x = [t.step(t.pointer(X, x0), a, x_row) for a in range(n_rows)]
         y = t.pointer(Y, y0)
         targets = [
@@ -245,6 +247,8 @@ def _product_tile(
             row = t.step(y, k, y_k)
             ys = [t.load(t.step(row, v, t.lanes)) for v in range(n_wide)]
             xs = [t.splat(t.step(pointer, k, x_k)) for pointer in x]
+            if n_wide == WIDE:
+                t.fetch(t.step(ahead, k, y_k))
             return [
                 t.multiply_add(xs[a], ys[v], sums[a * n_wide + v])
                 for a in range(n_rows)
@@ -260,7 +264,7 @@ def _product_tile(
     return (
         types.void(
             rows, wide, X, index, index, index, Y, index, index, out, index, index, index,
-            types.boolean,
+            types.boolean, index,
         ),
         codegen,
     )  # fmt: skip
@@ -329,18 +333,9 @@ def _turn_tile(typing_context, X, x0, x_row, rows, out, o0, o_row):
     return types.void(X, index, index, index, out, index, index), codegen
 
 
-def _fetch(typing_context, array, start):
-    """Ask for the cache line of ``array[start]``, which may lie outside: nothing happens then."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        t = _Tile(context, builder, signature.args[0])
-        t.fetch(t.pointer(*args))
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), codegen
-
-
-def _plain_product_tile(rows, wide, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count, fresh):
+def _plain_product_tile(
+    rows, wide, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count, fresh, fetched
+):
     """Do what `_product_tile` does, in NumPy, for runs with JIT switched off."""
     width = wide * lanes(out.dtype)
     for a in range(rows):
@@ -370,11 +365,7 @@ def _plain_dot_tile(rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count, fet
 if numba.config.DISABLE_JIT:
     product_tile, dot_tile = _plain_product_tile, _plain_dot_tile
     turn_tile = _plain_turn_tile
-
-    def fetch(array: np.ndarray, start: int) -> None:
-        """Do nothing: only the compiled kernels wait for memory."""
 else:
     product_tile = intrinsic(prefer_literal=True)(_product_tile)
     dot_tile = intrinsic(prefer_literal=True)(_dot_tile)
     turn_tile = intrinsic(_turn_tile)
-    fetch = intrinsic(_fetch)

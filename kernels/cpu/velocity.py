@@ -56,7 +56,7 @@ def update_layers_with_velocity(
             _coast(rows, speed, rates[layer], pulls[layer], momentum, nesterov)
             add_product(
                 products, b, ONE, above, C, ZERO, stride, velocity, w, stride, count, q_padded,
-                lane, ZERO, layers[layer, VECTORS], MORE,
+                lane, ZERO, layers[layer, VECTORS], MORE, ZERO, ZERO,
             )  # fmt: skip
             _move(rows, speed, rates[layer], momentum, nesterov)
         clear_costate_padding(layers, layer, D, ZERO, q_padded, begin, end)

@@ -59,7 +59,7 @@ def _costate(layers, layer, G, prefixes, costates, rates, d, d_padded, q_padded,
     a = _prefix_offset(layers, layer, q_padded, d_padded)
     add_product(
         G, ZERO, layers[0, STRIDE], ONE, prefixes, a, stride, costates, c, stride, q_padded, d,
-        lane, begin, end, FRESH,
+        lane, begin, end, FRESH, ZERO, ZERO,
     )  # fmt: skip
     if rates[layer] != rates[0]:
         factor = rates[layer] / rates[0]
@@ -112,11 +112,13 @@ def _down(
     for k in range(0, rows, terms):
         n = min(terms, rows - k)
         add_layer_rows(
-            weights, layers, before, layer, k, n, far, ZERO, q_padded, lane, begin, end, k == 0
-        )
+            weights, layers, before, layer, k, n, far, ZERO, q_padded, lane, begin, end, k == 0,
+            ZERO,
+        )  # fmt: skip
         add_layer_rows(
-            weights, layers, products, layer, k, n, False, ZERO, q_padded, lane, begin, end, k == 0
-        )
+            weights, layers, products, layer, k, n, far, ZERO, q_padded, lane, begin, end, k == 0,
+            TWO,
+        )  # fmt: skip
     # B_l(t+1) so far lacks the update of this layer: decay, and B_{l+1}(t+1) B_{l+1}(t)ᵀ C_l.
     wide = (q + 3) // 4 * 4
     g = rank * q_padded * wide
@@ -128,7 +130,7 @@ def _down(
         scale_columns(products, target, stride, q_padded, begin * lane, end * lane, decay)
     add_product(
         gram, g, wide, ONE, costates, target, stride, products, target, stride, q_padded, q, lane,
-        begin, end, MORE,
+        begin, end, MORE, ZERO, ZERO,
     )  # fmt: skip
 
 

@@ -118,7 +118,7 @@ def test_products_fetched_from_memory_are_those_from_cache(dtype, rng):
             count = min(16, table[layer, layout.ROWS] - row)
             chain.add_layer_rows(
                 packed.weights, table, products, layer, row, count, True, 0, q_padded, lane, 0,
-                vectors, row == 0,
+                vectors, row == 0, 0,
             )  # fmt: skip
     np.testing.assert_array_equal(products, near)
 

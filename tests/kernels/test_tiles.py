@@ -13,9 +13,9 @@ from fastdln.kernels.cpu import tiles
 @numba.njit
 def product(rows, X, x_row, x_k, Y, y_k, out, o_row, count, fresh):
     if rows == 5:
-        tiles.product_tile(5, 2, X, 0, x_row, x_k, Y, 0, y_k, out, 0, o_row, count, fresh)
+        tiles.product_tile(5, 2, X, 0, x_row, x_k, Y, 0, y_k, out, 0, o_row, count, fresh, 10**6)
     else:
-        tiles.product_tile(1, 1, X, 0, x_row, x_k, Y, 0, y_k, out, 0, o_row, count, fresh)
+        tiles.product_tile(1, 1, X, 0, x_row, x_k, Y, 0, y_k, out, 0, o_row, count, fresh, 10**6)
 
 
 @numba.njit
