@@ -6,6 +6,7 @@ calibrate`` the constants of `fastdln.kernel_choice`.
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -374,28 +375,40 @@ class Memory:
         return in_fresh_process(width, depth)["grown"] / nbytes
 
 
-def table(dtypes: list[str], cases: list[str]) -> None:
-    """Print seconds and ratios of every case as Markdown."""
+def table(dtypes: list[str], cases: list[str], rounds: int = 5) -> None:
+    """Print seconds and ratios of every case as Markdown: medians over rounds of all cases.
+
+    Several rounds, for a shared machine is another one a minute later: two processors that share
+    a cache now may not then.
+    """
     names = [name for name in PEERS if _available(name)]
-    print(f"| width × depth | dtype | fastdln ms | kernel | {' | '.join(names)} | roofline |")
-    print("|---" * (5 + len(names)) + "|")
-    copy = common.copied_bytes_per_second()
-    for dtype in dtypes:
-        matmul = common.matmul_flops(dtype)
-        for case in cases:
+    rows = [(case, dtype) for dtype in dtypes for case in cases]
+    found: dict[tuple[str, str], list[dict[str, float]]] = {row: [] for row in rows}
+    limits: dict[str, list[float]] = {name: [] for name in ("copy", *dtypes)}
+    kernels: dict[tuple[str, str], str] = {}
+    for _ in range(rounds):
+        limits["copy"].append(common.copied_bytes_per_second())
+        for dtype in dtypes:
+            limits[dtype].append(common.matmul_flops(dtype))
+        for case, dtype in rows:
             ours = Steps(case, dtype)
+            kernels[case, dtype] = chosen(ours.choice)
             runs: dict[str, Callable[[int], None]] = {"fastdln": ours.run}
             runs |= {name: MAKERS[name](case, dtype) for name in names}
-            seconds = step_times(runs, 0.05)
-            ratios = [f"{seconds[name] / seconds['fastdln']:.1f}×" for name in names]
-            limit = seconds["fastdln"] / roofline(case, dtype, matmul, copy)
-            kernel = chosen(ours.choice)
-            print(
-                f"| {case} | {dtype} | {seconds['fastdln'] * 1e3:.3g} | {kernel} |"
-                f" {' | '.join(ratios)} | {limit:.2f} |",
-                flush=True,
-            )
-        print(f"matmul {matmul / 1e9:.0f} GFLOP/s, copy {copy / 1e9:.0f} GB/s", file=sys.stderr)
+            found[case, dtype].append(step_times(runs, 0.05))
+    rates = {name: statistics.median(values) for name, values in limits.items()}
+    print(f"| width × depth | dtype | fastdln ms | kernel | {' | '.join(names)} | roofline |")
+    print("|---" * (5 + len(names)) + "|")
+    for case, dtype in rows:
+        taken = found[case, dtype]
+        ours_ms = statistics.median(t["fastdln"] for t in taken) * 1e3
+        ratios = [statistics.median(t[name] / t["fastdln"] for t in taken) for name in names]
+        limit = ours_ms / 1e3 / roofline(case, dtype, rates[dtype], rates["copy"])
+        cells = [case, dtype, f"{ours_ms:.3g}", kernels[case, dtype]]
+        cells += [*(f"{ratio:.1f}×" for ratio in ratios), f"{limit:.2f}"]
+        print(f"| {' | '.join(cells)} |")
+    said = ", ".join(f"{dtype} {rates[dtype] / 1e9:.0f} GFLOP/s" for dtype in dtypes)
+    print(f"matmul {said}; copy {rates['copy'] / 1e9:.0f} GB/s", file=sys.stderr)
 
 
 def chosen(choice: Choice) -> str:

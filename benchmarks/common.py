@@ -48,7 +48,7 @@ def ratio_to_fastest(ours: str, seconds: dict[str, float]) -> float:
     return min(s for name, s in seconds.items() if name != ours) / seconds[ours]
 
 
-def matmul_flops(dtype: str, n: int = 1024) -> float:
+def matmul_flops(dtype: str, n: int = 2048) -> float:
     """Return NumPy's matrix-multiply rate, flops per second."""
     a = np.ones((n, n), dtype)
     return 2 * n**3 / medians({"matmul": lambda: a @ a})["matmul"]
