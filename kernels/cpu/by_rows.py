@@ -44,39 +44,35 @@ def descend_by_rows(
         Squares of the residual's rows.
     """
     first, end = share(q_padded, rank, team)
-    t = start
-    if t < 0:
-        t = 0
-        loss = _evaluate(
-            weights, layers, products, costates, scratch, sums, rates, scale, target, constant,
-            first, end - first, q, lane, rank, team, meeting,
-        )  # fmt: skip
-        if rank == 0:
-            losses[t] = loss
-    else:
-        loss = losses[t]
-        _costates(weights, layers, costates, scratch, rates, first, end - first, lane, rank)
+    rows, t, known = end - first, max(start, 0), start >= 0
+    loss = losses[t]
+    # Every part appears once: each time that it is inlined it is compiled.
+    while True:
+        if not known:
+            _residual_rows(
+                weights, layers, products, costates, sums, rates, scale, target, first, rows, q,
+                lane,
+            )  # fmt: skip
+        _costates(weights, layers, costates, scratch, rates, first, rows, lane, rank)
         meet(meeting, team)
-    while t < stop and math.isfinite(loss) and loss > floor:
+        if not known:
+            loss = constant + 0.5 * _total(sums)
+            if rank == 0:
+                losses[t] = loss
+        if t >= stop or not math.isfinite(loss) or loss <= floor:
+            break
         _update(weights, layers, products, costates, decay, q, q_padded, lane, rank, team)
         meet(meeting, team)
-        t += 1
-        loss = _evaluate(
-            weights, layers, products, costates, scratch, sums, rates, scale, target, constant,
-            first, end - first, q, lane, rank, team, meeting,
-        )  # fmt: skip
-        if rank == 0:
-            losses[t] = loss
+        t, known = t + 1, False
     meet(meeting, team)
     return t
 
 
 @part
-def _evaluate(
-    weights, layers, products, costates, scratch, sums, rates, scale, target, constant,
-    first, rows, q, lane, rank, team, meeting,
-):  # fmt: skip
-    """Take this member's rows down the chain and up again; return the loss once all have."""
+def _residual_rows(
+    weights, layers, products, costates, sums, rates, scale, target, first, rows, q, lane
+):
+    """Take this member's rows down the chain; leave those of ``−η_1 G`` and their squares."""
     last = layers.shape[0] - 1
     copy_last_layer(weights, layers, products, first, rows, ZERO, layers[last, STRIDE])
     for layer in range(last - 1, -1, -1):
@@ -86,12 +82,15 @@ def _evaluate(
     factor = np.float64(rates[0])
     for a in range(first, first + rows):
         sums[a] = row_residual(products, layers, scale, target, costates, factor, a, q)
-    _costates(weights, layers, costates, scratch, rates, first, rows, lane, rank)
-    meet(meeting, team)
+
+
+@part
+def _total(sums):
+    """Return the sum of all members' numbers, in order."""
     total = 0.0
     for a in range(sums.size):
         total += sums[a]
-    return constant + 0.5 * total
+    return total
 
 
 @part
