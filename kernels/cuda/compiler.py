@@ -7,6 +7,7 @@ through them. So the machine code is built here, kept on disk, and loaded by its
 import hashlib
 import os
 import re
+import struct
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -63,9 +64,27 @@ def compile_source(
             raise RuntimeError(
                 f"compiling {name}.cu for sm_{architecture}: {error}\n{log}"
             ) from error
-        return Compiled(nvrtc.getCUBIN(program), nvrtc.getProgramLog(program).strip("\0"))
+        return Compiled(
+            _whole_elf(nvrtc.getCUBIN(program)), nvrtc.getProgramLog(program).strip("\0")
+        )
     finally:
         nvrtc.destroyProgram(program)
+
+
+def elf_size(code: bytes) -> int:
+    """Return where the header of a 64-bit ELF file says that its last table ends."""
+    programs, sections = struct.unpack_from("<QQ", code, 32)
+    program_size, program_count, section_size, section_count = struct.unpack_from("<4H", code, 54)
+    return max(programs + program_size * program_count, sections + section_size * section_count)
+
+
+def _whole_elf(code: bytes) -> bytes:
+    """Return machine code with the last byte that CuPy takes for the end of a text and cuts off.
+
+    It is the high byte of an alignment: zero. In memory a Python string ends in a zero and nobody
+    notices; a file without it is no valid ELF file.
+    """
+    return code.ljust(elf_size(code), b"\0")
 
 
 def _arguments(dtype: Any, architecture: str, constants: Constants, registers: int) -> list[str]:

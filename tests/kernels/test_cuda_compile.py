@@ -25,6 +25,7 @@ VARIANTS = {"float32": [(0, 0), (1, 1)], "float64": [(0, 1), (1, 0)]}
 def test_small_kernels(name, architecture, dtype):
     compiled = compiler.compile_source(name, dtype, architecture)
     assert compiled.code.startswith(b"\x7fELF")
+    assert len(compiled.code) == compiler.elf_size(compiled.code)
     # Blocks of 256 threads, at least two on a multiprocessor.
     assert compiled.registers <= 128
     assert compiled.static_shared_bytes == 0
