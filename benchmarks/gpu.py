@@ -1,6 +1,7 @@
 """Training and sampling on a card, beside PyTorch, JAX and CuPy doing the same step.
 
 ``python -m benchmarks.gpu`` prints the table and writes JSON; it needs neither asv nor a network.
+``--teams`` times other teams of blocks and threads than the chosen one, for `fastdln.gpu_teams`.
 """
 
 import argparse
@@ -299,10 +300,36 @@ def floor_milliseconds(rates, networks, width, depth):
     return 1e3 * max(traffic / rates["copy bytes/s"], flops / rates["float32 flop/s"])
 
 
-def our_step(launcher, networks, width, depth, steps=20):
+def our_step(launcher, networks, width, depth, steps=20, team=None):
     """Return the team, and the milliseconds of one step of all networks."""
-    ours = Ours(launcher, networks, width, depth)
+    ours = Ours(launcher, networks, width, depth, team)
     return ours.team, milliseconds(lambda: ours.step(steps)) / steps
+
+
+def likely_teams(launcher, networks, width, depth, most=8):
+    """Return the teams that should be fastest, and the cycles expected of a visit of a layer."""
+    from fastdln.gpu_teams import step_cycles, teams
+    from fastdln.kernels.cuda.packing import Packing
+
+    packing = Packing([(D, *[width] * (depth - 1), Q)] * networks, "float32")
+    cycles = {t: step_cycles(packing, t, False, launcher.card)
+              for t in teams(packing, False, launcher.card)}  # fmt: skip
+    return sorted(cycles.items(), key=lambda item: item[1])[:most]
+
+
+def compare_teams(launcher, name):
+    """Time the likely teams of one kind of training; print and return a row for each."""
+    networks, width, depth = TRAINING[name][:3]
+    rows = []
+    for team, cycles in likely_teams(launcher, networks, width, depth):
+        _, ms = our_step(launcher, networks, width, depth, team=team)
+        rows.append(
+            {"work": name, "team": list(team), "expected cycles": cycles, "step of all": ms}
+        )
+        print(f"{name:22} {team.group:4} blocks of {team.threads:3} threads: {ms:9.3f} ms a step,"
+              f" {cycles * depth:.3g} cycles expected", flush=True)  # fmt: skip
+        release(launcher)
+    return rows
 
 
 def release(launcher):
@@ -383,6 +410,7 @@ def main(arguments=None):
     parser.add_argument("--out", help="file for the results, JSON")
     parser.add_argument("--only", action="append", choices=names, help="may be repeated")
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--teams", action="store_true", help="compare teams instead")
     chosen = parser.parse_args(arguments)
     try:
         card, launcher = setup_card()
@@ -400,12 +428,15 @@ def main(arguments=None):
         print(f"{'work':22} {'counted':13} {'ms':>9} {'at most':>8} {'stretch':>8}"
               f" {'floor':>8} {'ratio':>7}  peers")  # fmt: skip
         for name in chosen.only or names:
-            if name in TRAINING:
-                row = training_row(launcher, result["roofline"], name, not chosen.no_peers)
+            if chosen.teams:
+                rows = compare_teams(launcher, name) if name in TRAINING else []
+            elif name in TRAINING:
+                rows = [training_row(launcher, result["roofline"], name, not chosen.no_peers)]
             else:
-                row = sampling_row(card, launcher, name, not chosen.no_peers)
-            result["rows"].append(row)
-            show(row)
+                rows = [sampling_row(card, launcher, name, not chosen.no_peers)]
+            result["rows"] += rows
+            for row in rows if not chosen.teams else ():
+                show(row)
             if chosen.out:
                 with open(chosen.out, "w") as file:
                     json.dump(result, file, indent=1)

@@ -16,7 +16,7 @@ from .engine import Callback, Schedule
 from .gpu import Card, on_card
 from .gpu_batch import PIECE_SECONDS, Job, Pace, motion, regression_problem, status_of, to_host
 from .gpu_launch import Launcher
-from .gpu_teams import choose_team
+from .gpu_teams import choose_team, is_able
 from .regression import ReducedRegression
 from .rules import Rule
 from .start import whole
@@ -157,7 +157,7 @@ def _sweeps(job: Job, rule: Rule, launcher: Any, engine: str) -> bool:
     able = rule.equivariant and max(job.widths[0], job.widths[-1]) <= MOST_CARRIED
     if able:
         packing = Packing([job.widths], launcher.dtype)
-        able = choose_team(packing, rule.momentum > 0, launcher.card) is not None
+        able = is_able(packing, rule.momentum > 0, launcher.card)
     if engine == "sweep" and not able:
         raise ValueError(
             f"engine 'sweep' carries at most {MOST_CARRIED} inputs and outputs, no Adam, and layers"

@@ -15,7 +15,7 @@ from .gpu import Card, on_card
 from .gpu_batch import Job, Outcome, train_many
 from .gpu_launch import Launcher
 from .gpu_start import drawn_layers
-from .gpu_teams import choose_team
+from .gpu_teams import is_able
 from .objective import on_inputs
 from .random import seed_key
 from .regression import ReducedRegression
@@ -79,7 +79,7 @@ class OneCard:
         if max(plan.widths[0], plan.widths[-1]) > MOST_CARRIED:
             return False
         packing = Packing([plan.widths], plan.dtype)
-        return choose_team(packing, setting.rule.momentum > 0, launcher.card) is not None
+        return is_able(packing, setting.rule.momentum > 0, launcher.card)
 
     @property
     def _objective(self) -> Any:

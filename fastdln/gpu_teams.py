@@ -1,46 +1,97 @@
-"""How many blocks and threads a network gets on a card, and which networks a kernel takes."""
+"""How many blocks and threads a network gets on a card: a small cost model.
 
+It counts cycles of one of a multiprocessor's four schedulers in the visit of a layer. Instructions
+were counted in the machine code for sm_90; barriers and bandwidths are an H100's, from documents.
+An estimate: not measured yet. ``python -m benchmarks.gpu --teams`` times the likely teams.
+"""
+
+from collections.abc import Iterator
 from typing import Any
 
 from fastdln.kernels.cuda.batch import Team, fits, shared_bytes
-from fastdln.kernels.cuda.packing import Packing
+from fastdln.kernels.cuda.packing import Packing, pitch, tile, vectors
 
 MOST_THREADS = 256
 WARP = 32
-# Tiles of a layer that each thread should have in a visit, so that a layer takes a few times what
-# its barrier does. An estimate: not measured yet.
-TILES_PER_THREAD = 4
+SCHEDULERS = 4
+# Registers of a multiprocessor; each thread takes 256.
+REGISTERS, TAKEN = 65_536, 256
+# Instructions for each multiply-add of a tile; a warp's float64 ones take two cycles each.
+OVERHEAD = 1.35
+# A warp that has a scheduler to itself waits for its own loads for so much of its time.
+ALONE = 1.3
+# Instructions to add up the partial sums of one vector of outputs, for each share and beside
+# them, and to form its factors.
+ADD, ADD_FIRST, FACTORS = 6, 30, 90
+# Cycles of the barriers of one block in a visit, and of a meeting of blocks.
+SYNCS, MEETING = 500, 2000
+# Bytes a cycle: into one multiprocessor, out of the second-level cache, and to and from memory.
+INTO_ONE, FROM_CACHE, MEMORY = 64, 3500, 2400
 
 
 def choose_team(packing: Packing, velocity: bool, card: Any) -> Team | None:
-    """Return the team of each of these networks, or None where no block can hold one.
+    """Return the team with which these networks should train fastest; None where none is able."""
+    able = teams(packing, velocity, card)
+    return min(able, key=lambda team: step_cycles(packing, team, velocity, card), default=None)
 
-    Narrow networks get a single block, wide ones as many as their layers keep busy, and together
-    they get no more than the card has multiprocessors.
+
+def is_able(packing: Packing, velocity: bool, card: Any) -> bool:
+    """Return whether there is any team for these networks."""
+    return next(teams(packing, velocity, card), None) is not None
+
+
+def teams(packing: Packing, velocity: bool, card: Any) -> Iterator[Team]:
+    """Yield teams that can work on these networks, small groups first.
+
+    Of groups of which equally many fit on the card at once, only the largest.
     """
-    tiles = packing.widest**2
-    busy = max(1, tiles // (TILES_PER_THREAD * MOST_THREADS))
-    share = max(1, card.multiprocessors // len(packing.widths))
-    first = min(busy, share, packing.widest)
-    for group in _groups(first, min(packing.widest, card.multiprocessors)):
-        threads = tiles // (group * TILES_PER_THREAD)
-        threads = max(threads, -(-packing.widest // group), WARP)
-        for count in range(min(_warps(threads), MOST_THREADS), 0, -WARP):
-            team = Team(group, count)
-            if not fits(packing, team):
-                break
-            if shared_bytes(packing, team, velocity) <= card.shared_bytes:
-                return team
-    return None
+    sizes = sorted({card.multiprocessors // n for n in range(1, card.multiprocessors + 1)})
+    for group in sizes:
+        if group > packing.widest:
+            return
+        for threads in range(WARP, MOST_THREADS + 1, WARP):
+            team = Team(group, threads)
+            if fits(packing, team) and shared_bytes(packing, team, velocity) <= card.shared_bytes:
+                yield team
 
 
-def _groups(first: int, last: int) -> list[int]:
-    """Return `first` and then larger groups, about doubling, up to `last`."""
-    groups = [first]
-    while groups[-1] < last:
-        groups.append(min(2 * groups[-1], last))
-    return groups
+def step_cycles(packing: Packing, team: Team, velocity: bool, card: Any) -> float:
+    """Return the cycles of a visit of one layer of all networks, for comparing teams."""
+    networks = len(packing.widths)
+    room = card.multiprocessors * _resident(packing, team, velocity, card) // team.group
+    together = min(networks, room)
+    return -(-networks // room) * _visit(packing, team, together, card.multiprocessors)
 
 
-def _warps(threads: int) -> int:
-    return -(-threads // WARP) * WARP
+def _resident(packing: Packing, team: Team, velocity: bool, card: Any) -> int:
+    """Return how many blocks a multiprocessor works on at once."""
+    shared = card.shared_bytes_of_multiprocessor // shared_bytes(packing, team, velocity)
+    return max(1, min(shared, REGISTERS // (TAKEN * team.threads)))
+
+
+def _visit(packing: Packing, team: Team, together: int, multiprocessors: int) -> float:
+    """Return the cycles of a visit of one layer of so many networks at once."""
+    dtype, widest, carried = packing.dtype, packing.widest, (packing.q + packing.d) / 2
+    unit, blocks = tile(dtype), together * team.group
+    own = -(-widest // team.group)
+    splits = max(1, min(team.threads // own, widest))
+    warps = -(-own * splits // WARP)
+    neighbours = -(-blocks // multiprocessors)
+    beside = -(-neighbours * warps // SCHEDULERS)  # warps of one scheduler
+    multiply_add = OVERHEAD if unit == 4 else OVERHEAD + 1
+    each = 3 * unit**2 * carried * multiply_add
+    work = -(-widest // splits) * each * max(beside, ALONE)
+    weights = together * (widest * unit) ** 2 * dtype.itemsize
+    items = -(-own * unit * vectors(carried, dtype) // team.threads)
+    closing = SYNCS + beside * items * (2 * (ADD * splits + ADD_FIRST) + FACTORS)
+    return max(work, 2 * weights / MEMORY) + closing + _company(packing, team, blocks)
+
+
+def _company(packing: Packing, team: Team, blocks: int) -> float:
+    """Return the cycles in which blocks hand over what they have: each reads all products."""
+    if team.group == 1:
+        return 0.0
+    dtype = packing.dtype
+    row = (pitch(packing.q, dtype) + pitch(packing.d, dtype)) / 2
+    products = 2 * packing.widest * tile(dtype) * row * dtype.itemsize
+    return MEETING + max(products / INTO_ONE, products * blocks / FROM_CACHE)

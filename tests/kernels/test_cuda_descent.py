@@ -247,3 +247,15 @@ def test_teams_hold_their_networks(width, count, shared, dtype):
     assert team.group <= 132
     if width <= 32:
         assert team.group == 1
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "team"),
+    [(132, 100, (1, 128)), (400, 26, (1, 32)), (4, 1000, (33, 224))],
+)
+def test_teams_keep_all_schedulers_busy(count, width, team):
+    """Of an H200: four schedulers for 128 threads; three blocks of a warp; a quarter each."""
+    from fastdln.gpu import Card
+
+    packing = Packing([(16, width, width, 10)] * count, "float32")
+    assert choose_team(packing, False, Card(0, "", 132, 232_448, 233_472)) == team
