@@ -8,10 +8,11 @@ An estimate: not measured yet. ``python -m benchmarks.gpu --teams`` times the li
 from collections.abc import Iterator
 from typing import Any
 
-from fastdln.kernels.cuda.batch import Team, fits, shared_bytes
+from fastdln.kernels.cuda.batch import Team, fits, held_tiles, shared_bytes
 from fastdln.kernels.cuda.packing import Packing, pitch, tile, vectors
 
 MOST_THREADS = 256
+MOST_PARTS = 12
 WARP = 32
 SCHEDULERS = 4
 # Registers of a multiprocessor; each thread takes 256.
@@ -49,10 +50,12 @@ def teams(packing: Packing, velocity: bool, card: Any) -> Iterator[Team]:
     for group in sizes:
         if group > packing.widest:
             return
-        for threads in range(WARP, MOST_THREADS + 1, WARP):
-            team = Team(group, threads)
-            if fits(packing, team) and shared_bytes(packing, team, velocity) <= card.shared_bytes:
-                yield team
+        for parts in (n for n in range(1, MOST_PARTS + 1) if group % n == 0):
+            for threads in range(WARP, MOST_THREADS + 1, WARP):
+                team = Team(group, threads, parts)
+                shared = shared_bytes(packing, team, velocity)
+                if fits(packing, team) and shared <= card.shared_bytes:
+                    yield team
 
 
 def step_cycles(packing: Packing, team: Team, velocity: bool, card: Any) -> float:
@@ -73,14 +76,14 @@ def _visit(packing: Packing, team: Team, together: int, multiprocessors: int) ->
     """Return the cycles of a visit of one layer of so many networks at once."""
     dtype, widest, carried = packing.dtype, packing.widest, (packing.q + packing.d) / 2
     unit, blocks = tile(dtype), together * team.group
-    own = -(-widest // team.group)
-    splits = max(1, min(team.threads // own, widest))
+    own, inner = team.own(widest), -(-widest // team.parts)
+    splits = max(1, min(team.threads // own, inner))
     warps = -(-own * splits // WARP)
     neighbours = -(-blocks // multiprocessors)
     beside = -(-neighbours * warps // SCHEDULERS)  # warps of one scheduler
     multiply_add = OVERHEAD if unit == 4 else OVERHEAD + 1
     each = 3 * unit**2 * carried * multiply_add
-    work = -(-widest // splits) * each * max(beside, ALONE)
+    work = -(-inner // splits) * each * max(beside, ALONE)
     weights = together * (widest * unit) ** 2 * dtype.itemsize
     items = -(-own * unit * vectors(carried, dtype) // team.threads)
     closing = SYNCS + beside * items * (2 * (ADD * splits + ADD_FIRST) + FACTORS)
@@ -88,10 +91,14 @@ def _visit(packing: Packing, team: Team, together: int, multiprocessors: int) ->
 
 
 def _company(packing: Packing, team: Team, blocks: int) -> float:
-    """Return the cycles in which blocks hand over what they have: each reads all products."""
+    """Return the cycles in which blocks hand over what they have and read what they go on with."""
     if team.group == 1:
         return 0.0
     dtype = packing.dtype
     row = (pitch(packing.q, dtype) + pitch(packing.d, dtype)) / 2
-    products = 2 * packing.widest * tile(dtype) * row * dtype.itemsize
-    return MEETING + max(products / INTO_ONE, products * blocks / FROM_CACHE)
+    tiles = held_tiles(packing, team)
+    if team.parts > 1:  # and first its share of what is to be added up
+        tiles += team.own(packing.widest)
+    products = 2 * tiles * tile(dtype) * row * dtype.itemsize
+    meetings = MEETING * (2 if team.parts > 1 else 1)
+    return meetings + max(products / INTO_ONE, products * blocks / FROM_CACHE)

@@ -20,10 +20,30 @@ GOAL = 3
 
 
 class Team(NamedTuple):
-    """How a network is worked on: blocks that share it, and threads of each block."""
+    """How a network is worked on.
+
+    Attributes
+    ----------
+    group : int
+        Blocks that share it.
+    threads : int
+        Of each block.
+    parts : int
+        Into how many parts a group cuts the terms of every sum; divides `group`.
+    """
 
     group: int
     threads: int
+    parts: int = 1
+
+    @property
+    def columns(self) -> int:
+        """Into how many parts a group cuts the outputs of a visit."""
+        return self.group // self.parts
+
+    def own(self, widest: int) -> int:
+        """Return the most tiles of outputs that a block has, of so many."""
+        return -(-widest // self.columns)
 
 
 class Motion(NamedTuple):
@@ -105,7 +125,7 @@ class Batch:
         self.losses = xp.full(count * (0 if self.external else steps + 1), np.nan)
         self.steps = xp.full(count * team.group, -1, dtype=np.int64)
         self.exchange = xp.zeros(count * exchange_size(packing, team), dtype)
-        self.meetings = xp.zeros(count, np.uint32)
+        self.meetings = xp.zeros(count * (1 + team.group), np.uint32)
         self._networks = np.zeros((count, NETWORK_FIELDS), np.int64)
         self._networks[:, 0] = packing.first[:-1]
         self._networks[:, 1] = np.diff(packing.first)
@@ -145,9 +165,9 @@ class Batch:
             xp.asarray(table), xp.asarray(self._numbers[active]), self.layers, self.weights,
             self.velocity, self.rates, self.pulls, self.slots, self.ends, self.gradients,
             self.scale, self.target, self.losses, self.steps, self.exchange, self.meetings,
-            np.int32(team.group), np.int32(self.packing.widest),
-            np.int32(-(-self.packing.widest // team.group)), np.int32(self.nesterov),
-            np.int32(self.external), np.int64(seconds * 1e9),
+            np.int32(team.group), np.int32(team.parts), np.int32(self.packing.widest),
+            np.int32(held_tiles(self.packing, team)), np.int32(team.own(self.packing.widest)),
+            np.int32(self.nesterov), np.int32(self.external), np.int64(seconds * 1e9),
         )  # fmt: skip
         launch(self.constants, len(table) * team.group, team.threads, self.shared_bytes, arguments)
 
@@ -192,7 +212,14 @@ def exchange_size(packing: Packing, team: Team) -> int:
     if team.group == 1:
         return 0
     widest_pitch = max(pitch(packing.q, packing.dtype), pitch(packing.d, packing.dtype))
-    return 4 * packing.widest * tile(packing.dtype) * widest_pitch
+    sets = 4 + (2 * team.parts if team.parts > 1 else 0)
+    return sets * packing.widest * tile(packing.dtype) * widest_pitch
+
+
+def held_tiles(packing: Packing, team: Team) -> int:
+    """Return how many tiles of products a block has in shared memory: its part, or M."""
+    ends = vectors(max(packing.q, packing.d), packing.dtype)
+    return max(-(-packing.widest // team.parts), ends)
 
 
 def shared_bytes(packing: Packing, team: Team, velocity: bool) -> int:
@@ -200,8 +227,8 @@ def shared_bytes(packing: Packing, team: Team, velocity: bool) -> int:
     dtype, q, d = packing.dtype, packing.q, packing.d
     unit, widest_pitch = tile(dtype), max(pitch(q, dtype), pitch(d, dtype))
     slot = vectors(max(q, d), dtype) * unit
-    own = -(-packing.widest // team.group) * unit
-    products = 2 * packing.widest * unit * widest_pitch
+    own = team.own(packing.widest) * unit
+    products = 2 * held_tiles(packing, team) * unit * widest_pitch
     partial = 2 * team.threads * unit * (widest_pitch + 1)
     numbers = max(products, partial) if team.group > 1 else products + partial
     numbers += own * (slot + widest_pitch) + q * pitch(d, dtype) + d * pitch(q, dtype)
@@ -222,7 +249,7 @@ def batch_bytes(packing: Packing, team: Team, velocity: bool, steps: int) -> int
 
 def fits(packing: Packing, team: Team) -> bool:
     """Return whether the kernel can do these networks: a thread for every vector of outputs."""
-    enough = -(-packing.widest // team.group) <= team.threads
+    enough = team.own(packing.widest) <= team.threads and team.group % team.parts == 0
     return enough and max(packing.q, packing.d) <= MOST_CARRIED
 
 

@@ -39,6 +39,11 @@ DEVICE void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
+// The same into registers.
+DEVICE void load16(void* to, const void* from) {
+    *(uint4*)to = __ldcg((const uint4*)from);
+}
+
 // Blocks of one group meet: all that any thread wrote before is visible to all threads after.
 DEVICE void meet(u32* counter, u32 goal) {
     sync_block();

@@ -11,6 +11,13 @@
 // the sum's terms with all products of its own outputs in registers; partial sums meet in shared
 // memory. Its tiles arrive through a ring of its own, STAGES deep, that runs ahead across layers.
 //
+// A group of `parts` times `columns` blocks shares a layer in both directions: a block has one
+// part of the outputs and one of the sum's terms. With one part, blocks hand each other whole
+// products, and each reads all of them for the next visit. With more, the blocks of the same
+// outputs first add up their shares, and each then reads only its part of what comes out: a
+// meeting more, but wide products neither cross the second-level cache for every block nor need
+// fit its shared memory.
+//
 // Compiled for: REAL, Q rows and D columns of M, STAGES, VELOCITY (0, 1: momentum), GROUPED (0:
 // one block a network).
 
@@ -42,11 +49,12 @@ struct Block {
     Pointers at;
     const i64* layers;
     const real *rates, *pulls;
-    real* exchange;
-    u32* meeting;
-    u32 met;
+    real *exchange, *shares;      // finished products, in two halves; and what is to be added up
+    u32 *meeting, *near;          // of the group, and of the blocks with the same outputs
+    u32 met, met_near;
     int parity;  // the half of `exchange` that comes next, across sweeps: depths may be odd
-    int depth, member, group, widest, nesterov;
+    int depth, member, group, widest, held, nesterov;
+    int parts, part, columns, column;  // shares of a sum's terms and of outputs, and this block's
     real decay, momentum;
     real *V, *partial, *X, *U, *G, *G_turned, *ring;
     double* sums;
@@ -54,7 +62,7 @@ struct Block {
 
 // A thread's part in the visit of one layer.
 struct Part {
-    int inner;            // tiles of the sum's terms
+    int inner;            // tiles of the sum's terms: of this block
     int all, first, own;  // tiles of outputs: of all blocks, before this block's, of this block
     int splits;           // threads that share an output
     int tile, split;      // this thread's outputs and share
@@ -62,22 +70,29 @@ struct Part {
     i64 stride, begin, step;
 };
 
-// A block's share of the tiles of one boundary between layers: the same in both directions.
-DEVICE void share(const Block& b, int all, int& first, int& own) {
-    first = GROUPED ? all * b.member / b.group : 0;
-    own = GROUPED ? all * (b.member + 1) / b.group - first : all;
+// Share number `index` of `count` of some tiles.
+DEVICE void share(int all, int index, int count, int& first, int& own) {
+    first = GROUPED ? all * index / count : 0;
+    own = GROUPED ? all * (index + 1) / count - first : all;
 }
+
+// Numbers from the products with the weights before a step to those after: in shared memory,
+// where this block's share lies, and in the exchange.
+DEVICE i64 held_set(const Block& b) { return (i64)b.held * TILE * WIDEST_PITCH; }
+DEVICE i64 whole_set(const Block& b) { return (i64)b.widest * TILE * WIDEST_PITCH; }
 
 template <bool DOWN>
 DEVICE Part part_of(const Block& b, int layer) {
     const i64* row = b.layers + (i64)layer * LAYER_FIELDS;
     int rows = vectors((int)row[ROWS]), columns = vectors((int)row[COLUMNS]);
     Part p;
-    p.inner = DOWN ? rows : columns;
+    int begin;
+    share(DOWN ? rows : columns, b.part, b.parts, begin, p.inner);
     p.all = DOWN ? columns : rows;
-    share(b, p.all, p.first, p.own);
+    share(p.all, b.column, b.columns, p.first, p.own);
     p.splits = p.own ? threads() / p.own : 1;
     p.splits = p.splits < p.inner ? p.splits : p.inner;
+    if (GROUPED && p.splits == 0) p.splits = 1;  // there may be more parts than tiles
     // Neighbours in a warp read neighbouring columns, whichever way the sweep goes.
     p.tile = DOWN ? (p.own ? thread() % p.own : 0) : thread() / p.splits;
     p.split = DOWN ? (p.own ? thread() / p.own : 0) : thread() % p.splits;
@@ -86,7 +101,7 @@ DEVICE Part part_of(const Block& b, int layer) {
     p.stride = row[STRIDE];
     i64 across = TILE, along = TILE * p.stride;
     p.begin = row[OFFSET] + (p.first + p.tile) * (DOWN ? across : along) +
-              p.split * (DOWN ? along : across);
+              (begin + p.split) * (DOWN ? along : across);
     p.step = p.splits * (DOWN ? along : across);
     return p;
 }
@@ -188,7 +203,7 @@ template <bool DOWN, int P>
 DEVICE void go_through(Block& b, Stream<DOWN>& stream, int& slot, const Part& part, Sums<P>& s,
                        real rate, real pull, bool moving) {
     const int inner_step = part.inner * pitch(P);
-    const i64 set = (i64)b.widest * TILE * WIDEST_PITCH;
+    const i64 set = held_set(b);
     const real decay = moving ? b.decay : (real)1;
     if (!moving) rate = pull = 0;  // and factors are 0: a tile leaves as it came
     ROLLED for (int i = 0; i < part.count; i++) {
@@ -239,18 +254,22 @@ DEVICE void leave_partial_sums(const Block& b, const Part& part, const Sums<P>& 
     }
 }
 
-// Add up the shares of every output of this block, in order, for the next visit to carry.
+// Add up the threads' shares of every output of this block, in order: into the products that the
+// next visit carries or, where other blocks have other terms of the sum, into this block's share.
 template <int P>
 DEVICE void gather(const Block& b, const Part& part, i64 slots) {
-    const i64 set = (i64)b.widest * TILE * WIDEST_PITCH;
+    const i64 set = GROUPED ? whole_set(b) : held_set(b);
+    const bool finished = !GROUPED || b.parts == 1;
     i64 apart = (i64)part.own * TILE * pitch(P) + TILE;
     int outputs = part.own * TILE, items = 2 * outputs * vectors(P);
-    real* target = GROUPED ? b.exchange + b.parity * 2 * set : b.V;
+    real* target = !GROUPED ? b.V
+                   : finished ? b.exchange + b.parity * 2 * set
+                              : b.shares + b.part * 2 * set;
     for (int item = thread(); item < items; item += threads()) {
         int k = item % vectors(P), at = item / vectors(P);
         int which = at >= outputs, position = at - which * outputs;
         const real* from = b.partial + which * part.splits * apart + position * pitch(P) + k * TILE;
-        Vector sum = load(from);
+        Vector sum = part.inner ? load(from) : zeros();
         for (int i = 1; i < part.splits; i++) {
             Vector next = load(from + i * apart);
             UNROLL for (int j = 0; j < TILE; j++) sum.x[j] += next.x[j];
@@ -258,34 +277,75 @@ DEVICE void gather(const Block& b, const Part& part, i64 slots) {
         int all = GROUPED ? position / part.own * part.all + part.first + position % part.own
                           : position;
         store(target + which * set + all * pitch(P) + k * TILE, sum);
-        if (which) {
-            store(b.at.slots + slots + (part.first * TILE + position) * SLOT + k * TILE, sum);
-        }
+        if (which && finished) store(b.at.slots + slots + all * SLOT + k * TILE, sum);
     }
 }
 
-// Other blocks' outputs, once all have left theirs.
+// Add up the blocks' shares of some outputs, in order; the blocks that left them do some each.
 template <int P>
-DEVICE void collect(const Block& b, const Part& part) {
-    const i64 set = (i64)b.widest * TILE * WIDEST_PITCH;
-    int count = part.all * TILE * (pitch(P) / TILE);
-    const real* from = b.exchange + b.parity * 2 * set;
+DEVICE void finish(const Block& b, const Part& part, i64 slots) {
+    const i64 set = whole_set(b);
+    int first, own;
+    share(part.own, b.part, b.parts, first, own);
+    int outputs = own * TILE, items = 2 * outputs * vectors(P);
+    real* target = b.exchange + b.parity * 2 * set;
+    for (int item = thread(); item < items; item += threads()) {
+        int k = item % vectors(P), at = item / vectors(P);
+        int which = at >= outputs, position = at - which * outputs;
+        int all = position / own * part.all + part.first + first + position % own;
+        i64 to = which * set + all * pitch(P) + k * TILE;
+        Vector sum = zeros();
+        for (int i = 0; i < b.parts; i++) {
+            Vector next;
+            load16(&next, b.shares + i * 2 * set + to);
+            UNROLL for (int j = 0; j < TILE; j++) sum.x[j] += next.x[j];
+        }
+        store(target + to, sum);
+        if (which) store(b.at.slots + slots + all * SLOT + k * TILE, sum);
+    }
+}
+
+// This block's share of what all blocks left, for the next visit; at the chain's end all of it.
+template <int P>
+DEVICE void collect(const Block& b, const Part& part, bool whole) {
+    const i64 set = whole_set(b);
+    int first, own;
+    share(part.all, whole ? 0 : b.part, whole ? 1 : b.parts, first, own);
+    int run = own * (pitch(P) / TILE), count = TILE * run;
+    const real* from = b.exchange + b.parity * 2 * set + (i64)first * pitch(P);
     for (int item = thread(); item < 2 * count; item += threads()) {
-        i64 at = item < count ? (i64)item * TILE : set + (i64)(item - count) * TILE;
-        copy16(b.V + at, from + at);
+        int which = item >= count, at = item - which * count;
+        i64 o = at / run, i = at % run;
+        copy16(b.V + which * held_set(b) + (i64)at * TILE,
+               from + which * set + o * part.all * pitch(P) + i * TILE);
     }
     commit_copies();
     wait_copies<0>();
 }
 
-// Ask for the products of the other side that belong to this block's outputs of a layer. They
-// lie in the order of `place`, block by block: no other block writes or reads them.
+// Blocks of a group hand over what they have.
+template <int P>
+DEVICE void exchange(Block& b, const Part& part, i64 slots, bool whole) {
+    if (b.parts > 1) {
+        b.met_near += b.parts;
+        meet(b.near, b.met_near);
+        finish<P>(b, part, slots);
+    }
+    b.met += b.group;
+    meet(b.meeting, b.met);
+    collect<P>(b, part, whole);
+    b.parity ^= 1;
+}
+
+// Ask for the products of the other side that belong to this block's outputs of a layer.
 template <bool DOWN>
 DEVICE void fetch_met(const Block& b, int layer, const Part& part) {
     const i64* row = b.layers + (i64)layer * LAYER_FIELDS;
-    const real* from = b.at.slots + row[DOWN ? SLOT_BELOW : SLOT_ABOVE] + part.first * TILE * SLOT;
-    for (int i = thread(); i < part.own * SLOT; i += threads()) {
-        copy16(b.X + i * TILE, from + i * TILE);
+    const real* from = b.at.slots + row[DOWN ? SLOT_BELOW : SLOT_ABOVE] + (i64)part.first * SLOT;
+    const int run = part.own * (SLOT / TILE);
+    for (int i = thread(); i < TILE * run; i += threads()) {
+        i64 at = GROUPED ? (i64)(i / run) * part.all * SLOT + i % run * TILE : (i64)i * TILE;
+        copy16(b.X + i * TILE, from + at);
     }
 }
 
@@ -310,23 +370,23 @@ DEVICE void form_factors(const Block& b, int layer, const Part& part) {
 // The chain's end carries the identity, and the slot there holds it for the sweep back.
 template <bool DOWN, int P>
 DEVICE void start_at_identity(const Block& b) {
-    const i64 set = (i64)b.widest * TILE * WIDEST_PITCH;
     const int tiles = vectors(P);
     const i64* row = b.layers + (i64)(DOWN ? b.depth - 1 : 0) * LAYER_FIELDS;
     i64 slots = row[DOWN ? SLOT_ABOVE : SLOT_BELOW];
     int first, own;
-    share(b, tiles, first, own);
+    share(tiles, b.part, b.parts, first, own);
     for (int item = thread(); item < tiles * TILE * tiles; item += threads()) {
         int k = item % tiles, n = item / tiles;
         Vector v = zeros();
         UNROLL for (int i = 0; i < TILE; i++) v.x[i] = n < P && n == k * TILE + i ? 1 : 0;
-        i64 at = place<P>(n % TILE, n / TILE, tiles) + k * TILE;
-        store(b.V + at, v);
-        store(b.V + set + at, v);
         int tile = n / TILE - first;
         if (0 <= tile && tile < own) {
-            int position = first * TILE + n % TILE * own + tile;
-            store(b.at.slots + slots + position * SLOT + k * TILE, v);
+            i64 at = place<P>(n % TILE, tile, own) + k * TILE;
+            store(b.V + at, v);
+            store(b.V + held_set(b) + at, v);
+        }
+        if (b.member == 0) {
+            store(b.at.slots + slots + (n % TILE * tiles + n / TILE) * SLOT + k * TILE, v);
         }
     }
 }
@@ -385,14 +445,10 @@ DEVICE void sweep(Block& b, bool moving) {
         if (GROUPED) sync_block();  // partial sums lie where the products are
         if (part.count) leave_partial_sums<P>(b, part, s);
         sync_block();
-        gather<P>(b, part, row[DOWN ? SLOT_BELOW : SLOT_ABOVE]);
+        const i64 slots = row[DOWN ? SLOT_BELOW : SLOT_ABOVE];
+        gather<P>(b, part, slots);
         if (more) form_factors<DOWN, P, S>(b, layer + way, next);
-        if (GROUPED) {
-            b.met += b.group;
-            meet(b.meeting, b.met);
-            collect<P>(b, part);
-            b.parity ^= 1;
-        }
+        if (GROUPED) exchange<P>(b, part, slots, layer + way == end);
         part = next;
         sync_block();
     }
@@ -402,8 +458,7 @@ DEVICE void sweep(Block& b, bool moving) {
 // M as the last sweep left it, in the order of rows.
 DEVICE real end_to_end(const Block& b, bool down, int a, int k) {
     int n = down ? k : a, p = down ? a : k, tiles = vectors(down ? D : Q);
-    const i64 set = (i64)b.widest * TILE * WIDEST_PITCH;
-    return b.V[set + ((i64)(n % TILE) * tiles + n / TILE) * (down ? pitch(Q) : pitch(D)) + p];
+    return b.V[held_set(b) + ((i64)(n % TILE) * tiles + n / TILE) * (down ? pitch(Q) : pitch(D)) + p];
 }
 
 DEVICE void put_gradient(const Block& b, int a, int k, real g) {
@@ -439,7 +494,7 @@ DEVICE void keep_end(const Block& b, i64 state, bool down) {
 
 DEVICE void carve(Block& b, int own) {
     real* at = (real*)shared_memory();
-    i64 set = (i64)b.widest * TILE * WIDEST_PITCH;
+    i64 set = held_set(b);
     i64 partial = 2 * (i64)threads() * TILE * (WIDEST_PITCH + 1);
     b.V = at;
     b.partial = GROUPED ? at : at + 2 * set;
@@ -462,12 +517,13 @@ DEVICE void carve(Block& b, int own) {
 // the goal is the next step.
 //
 // Row i of `networks` is done by blocks i·group and on; `ends` has Q·D numbers for each block.
+// In shared memory a block has room for `held` tiles of products and `own` tiles of outputs.
 KERNEL void sweep_networks(const i64* networks, const double* numbers, const i64* layers,
                            real* weights, real* velocity, const real* rates, const real* pulls,
                            real* slots, real* ends, const real* gradients, const double* scale,
                            const double* target, double* losses, i64* steps, real* exchange,
-                           u32* meetings, int group, int widest, int own, int nesterov,
-                           int external, i64 budget) {
+                           u32* meetings, int group, int parts, int widest, int held, int own,
+                           int nesterov, int external, i64 budget) {
     const int index = block() / group, member = block() % group;
     const i64* network = networks + (i64)index * NETWORK_FIELDS;
     const double* number = numbers + (i64)index * NUMBER_FIELDS;
@@ -480,13 +536,21 @@ KERNEL void sweep_networks(const i64* networks, const double* numbers, const i64
     b.depth = (int)network[DEPTH];
     b.member = member;
     b.group = group;
+    b.parts = parts;
+    b.columns = group / parts;
+    b.part = member / b.columns;
+    b.column = member % b.columns;
     b.widest = widest;
+    b.held = held;
     b.nesterov = nesterov;
     b.decay = (real)number[DECAY];
     b.momentum = (real)number[MOMENTUM];
-    b.exchange = exchange + (i64)index * 4 * widest * TILE * WIDEST_PITCH;
-    b.meeting = meetings + index;
+    b.exchange = exchange + index * (parts > 1 ? 4 + 2 * parts : 4) * whole_set(b);
+    b.shares = b.exchange + 4 * whole_set(b);
+    b.meeting = meetings + (i64)index * (1 + group);
+    b.near = b.meeting + 1 + b.column;
     b.met = 0;
+    b.met_near = 0;
     b.parity = 0;
     carve(b, own);
     const i64 state = network[STATE] * group + member, goal = network[GOAL];

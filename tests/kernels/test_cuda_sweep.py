@@ -13,7 +13,11 @@ SHAPES = [
     [(5, 3)], [(5, 7, 3)], [(5, 4, 4, 4, 3)], [(5, 17, 9, 3), (5, 6, 3)],
     [(2, 23, 1, 13, 9), (2, 9), (2, 8, 8, 8, 8, 8, 9)],
 ]  # fmt: skip
-TEAMS = [kernels.Team(1, 12), kernels.Team(3, 7)]
+# Blocks that cut outputs, terms of the sums, or both; more parts than there are tiles.
+TEAMS = [
+    kernels.Team(1, 12), kernels.Team(3, 7), kernels.Team(4, 7, 2), kernels.Team(3, 12, 3),
+    kernels.Team(10, 6, 5),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("team", TEAMS, ids=str)
@@ -37,7 +41,7 @@ def test_one_input_and_one_output(rng):
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("team", TEAMS[:2], ids=str)
+@pytest.mark.parametrize("team", TEAMS[:3], ids=str)
 def test_momentum_and_weight_decay(team, nesterov, dtype, rng):
     networks = Networks([(5, 9, 4, 3), (5, 3), (5, 6, 3)], dtype, rng, 0.05, 0.8, nesterov)
     batch = networks.batch(np, team, steps=6)
@@ -74,7 +78,7 @@ def test_a_spent_budget_ends_a_launch_after_a_step(rng):
         assert batch.steps_taken() == [step + 1]
 
 
-@pytest.mark.parametrize("team", TEAMS[:2], ids=str)
+@pytest.mark.parametrize("team", TEAMS[:3], ids=str)
 def test_gradients_from_outside(team, rng):
     """Any objective: M comes out, a gradient goes in, one step is taken."""
     networks = Networks([(5, 6, 4, 3)], "float64", rng)
@@ -109,6 +113,7 @@ def test_repeated_runs_have_the_same_bits(rng):
     [
         (0.0, kernels.Team(1, 5)),
         (0.5, kernels.Team(2, 4)),
+        (0.0, kernels.Team(4, 4, 2)),
     ],
     ids=str,
 )

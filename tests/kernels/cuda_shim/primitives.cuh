@@ -88,6 +88,9 @@ DEVICE void wait_copies() {
         shim_pending.pop_front();
     }
 }
+DEVICE void load16(void* to, const void* from) {
+    for (int i = 0; i < 2; i++) ((word*)to)[i] = ((const word*)from)[i];
+}
 DEVICE void meet(u32* counter, u32 goal) {
     sync_block();
     if (thread() == 0) {
