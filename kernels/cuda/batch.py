@@ -12,7 +12,7 @@ from .sources import Constants
 # Tiles of a layer under way to each thread. Three in flight are 12 KB for 64 threads of an SM,
 # about what its share of the memory's bandwidth times latency asks for (an estimate).
 STAGES = 4
-PARTS = 32  # as in sweep.cu
+PARTS, APART = 32, 32  # as in sweep.cu
 # Most rows or columns of M that the kernel carries in registers.
 MOST_CARRIED = 32
 NETWORK_FIELDS, NUMBER_FIELDS = 6, 4
@@ -125,7 +125,7 @@ class Batch:
         self.losses = xp.full(count * (0 if self.external else steps + 1), np.nan)
         self.steps = xp.full(count * team.group, -1, dtype=np.int64)
         self.exchange = xp.zeros(count * exchange_size(packing, team), dtype)
-        self.meetings = xp.zeros(count * (1 + team.group), np.uint32)
+        self.meetings = xp.zeros(count * meeting_size(team), np.uint32)
         self._networks = np.zeros((count, NETWORK_FIELDS), np.int64)
         self._networks[:, 0] = packing.first[:-1]
         self._networks[:, 1] = np.diff(packing.first)
@@ -236,6 +236,11 @@ def shared_bytes(packing: Packing, team: Team, velocity: bool) -> int:
     return numbers * dtype.itemsize + (PARTS + 1) * 8
 
 
+def meeting_size(team: Team) -> int:
+    """Return the numbers at which the blocks of one network's group meet."""
+    return (1 + team.group) * APART if team.group > 1 else 0
+
+
 def batch_bytes(packing: Packing, team: Team, velocity: bool, steps: int) -> int:
     """Return the bytes on the card of a `Batch`."""
     count = len(packing.widths)
@@ -244,7 +249,8 @@ def batch_bytes(packing: Packing, team: Team, velocity: bool, steps: int) -> int
     numbers += 2 * len(packing.layers) + count * (team.group + 1) * qd
     numbers += count * exchange_size(packing, team)
     wide = packing.layers.size + count * (steps + 1 + 2 * qd + team.group + NETWORK_FIELDS)
-    return numbers * packing.dtype.itemsize + 8 * (wide + count * NUMBER_FIELDS)
+    waited = 4 * count * meeting_size(team)
+    return numbers * packing.dtype.itemsize + 8 * (wide + count * NUMBER_FIELDS) + waited
 
 
 def fits(packing: Packing, team: Team) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 # One row per layer of all networks, as in sweep.cu.
-OFFSET, ROWS, COLUMNS, STRIDE, SLOT_BELOW, SLOT_ABOVE = range(6)
+OFFSET, ROWS, COLUMNS, STRIDE, SLOT_BELOW, SLOT_ABOVE, UNLIKE_BELOW, UNLIKE_ABOVE = range(8)
 
 
 def tile(dtype: Any) -> int:
@@ -35,7 +35,9 @@ class Packing:
     ----------
     widths : list of tuple of int
         ``(d, m_1, …, m_{L-1}, q)`` of every network.
-    layers : ndarray of int64, shape (layers of all networks, 6)
+    layers : ndarray of int64, shape (layers of all networks, 8)
+        The last two columns are numbers of layers within the network: the nearest below and above
+        of another shape, or its end where there is none.
     first : ndarray of int64, shape (networks + 1,)
         Row of `layers` at which each network begins.
     size, slot_size : int
@@ -65,10 +67,14 @@ class Packing:
         self.first = np.cumsum([0, *(len(n) - 1 for n in boundaries)]).astype(np.int64)
         network = np.repeat(np.arange(len(boundaries)), np.diff(self.first))
         below = np.arange(len(columns)) + network
+        unlike = np.concatenate([_unlike(n[1:], n[:-1]) for n in boundaries], axis=1)
         self.layers = np.stack(
-            [np.cumsum(sizes) - sizes, rows, columns, stride, starts[below], starts[below + 1]],
+            [
+                np.cumsum(sizes) - sizes, rows, columns, stride, starts[below], starts[below + 1],
+                *unlike,
+            ],
             axis=1,
-        ).astype(np.int64)
+        ).astype(np.int64)  # fmt: skip
         self.size, self.slot_size = int(sizes.sum()), int(slots.sum())
         self.widest = int(vectors(max(max(n) for n in self.widths), dtype))
 
@@ -82,3 +88,12 @@ class Packing:
         padded = -(-int(rows) // tile(self.dtype)) * tile(self.dtype)
         whole = weights[offset : offset + padded * stride].reshape(padded, int(stride))
         return whole[:rows, :columns]
+
+
+def _unlike(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return the nearest layer of another shape below and above every layer, or the end."""
+    index = np.arange(len(rows))
+    changes = np.flatnonzero((np.diff(rows) != 0) | (np.diff(columns) != 0))
+    last, first = np.append(changes, len(rows) - 1), np.append(0, changes + 1)
+    run = np.searchsorted(last, index)
+    return np.stack([np.maximum(first[run] - 1, 0), np.minimum(last[run] + 1, len(rows) - 1)])

@@ -23,11 +23,12 @@
 
 constexpr int SLOT = vectors(Q > D ? Q : D) * TILE;
 constexpr int WIDEST_PITCH = pitch(Q) > pitch(D) ? pitch(Q) : pitch(D);
+constexpr int APART = 32;  // counters that blocks wait at do not share a line of the cache
 constexpr int PARTS = 32;  // the loss is summed in this many parts, whatever the block's size
 
 enum { LAYERS, DEPTH, LOSSES, GOAL, PROBLEM, STATE, NETWORK_FIELDS };
 enum { CONSTANT, TOLERANCE, DECAY, MOMENTUM, NUMBER_FIELDS };
-enum { OFFSET, ROWS, COLUMNS, STRIDE, SLOT_BELOW, SLOT_ABOVE, LAYER_FIELDS };
+enum { OFFSET, ROWS, COLUMNS, STRIDE, SLOT_BELOW, SLOT_ABOVE, UNLIKE_BELOW, UNLIKE_ABOVE, LAYER_FIELDS };
 
 struct Pointers {
     const i64* networks;
@@ -106,6 +107,16 @@ DEVICE Part part_of(const Block& b, int layer) {
     return p;
 }
 
+// The part in a layer of a thread whose part in another layer is known: most are alike.
+template <bool DOWN>
+DEVICE Part part_after(const Block& b, const Part& part, int from, int to) {
+    const i64 *old = b.layers + (i64)from * LAYER_FIELDS, *row = b.layers + (i64)to * LAYER_FIELDS;
+    if (old[ROWS] != row[ROWS] || old[COLUMNS] != row[COLUMNS]) return part_of<DOWN>(b, to);
+    Part p = part;
+    p.begin += row[OFFSET] - old[OFFSET];
+    return p;
+}
+
 // The tiles a thread will need, in order, through all layers of a sweep.
 template <bool DOWN>
 struct Stream {
@@ -122,8 +133,12 @@ struct Stream {
     // Ask for the next tile; an empty group once there are no more keeps the count of groups.
     DEVICE void fetch(const Block& b) {
         while (done == part.count && layer != (DOWN ? 0 : b.depth - 1)) {
-            layer += DOWN ? -1 : 1;
-            part = part_of<DOWN>(b, layer);
+            int from = layer;
+            // Who has nothing to do in a layer has nothing to do in those like it.
+            layer = part.count ? layer + (DOWN ? -1 : 1)
+                               : (int)b.layers[(i64)layer * LAYER_FIELDS +
+                                               (DOWN ? UNLIKE_BELOW : UNLIKE_ABOVE)];
+            part = part_after<DOWN>(b, part, from, layer);
             done = 0;
         }
         if (done < part.count) {
@@ -434,7 +449,7 @@ DEVICE void sweep(Block& b, bool moving) {
         Part next = part;
         Sums<P> s;
         take_factors<DOWN, P>(b, part, s, moving);
-        if (layer + way != end) next = part_of<DOWN>(b, layer + way);
+        if (layer + way != end) next = part_after<DOWN>(b, part, layer, layer + way);
         if (more) fetch_met<DOWN>(b, layer + way, next);
         commit_copies();
         go_through<DOWN, P>(b, stream, slot, part, s, b.rates[layer],
@@ -547,8 +562,8 @@ KERNEL void sweep_networks(const i64* networks, const double* numbers, const i64
     b.momentum = (real)number[MOMENTUM];
     b.exchange = exchange + index * (parts > 1 ? 4 + 2 * parts : 4) * whole_set(b);
     b.shares = b.exchange + 4 * whole_set(b);
-    b.meeting = meetings + (i64)index * (1 + group);
-    b.near = b.meeting + 1 + b.column;
+    b.meeting = meetings + (i64)index * (1 + group) * APART;
+    b.near = b.meeting + (1 + b.column) * APART;
     b.met = 0;
     b.met_near = 0;
     b.parity = 0;
