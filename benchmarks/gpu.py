@@ -46,6 +46,21 @@ def setup_card():
     return card, Launcher(card, "float32")
 
 
+# Eight chains of multiply-adds a thread, as many as hide their latency.
+MULTIPLY_ADDS = """
+extern "C" __global__ void multiply_adds(float* out, float x) {
+    float s[8];
+    for (int i = 0; i < 8; i++) s[i] = threadIdx.x + i;
+    for (int k = 0; k < 4096; k++) {
+        #pragma unroll
+        for (int i = 0; i < 8; i++) s[i] = s[i] * x + x;
+    }
+    float sum = 0;
+    for (int i = 0; i < 8; i++) sum += s[i];
+    if (sum == 12345) out[0] = sum;
+}"""
+
+
 class Ours:
     """Networks at work in the zigzag kernel; `step(n)` takes n steps of all of them."""
 
@@ -66,11 +81,13 @@ class Ours:
             launcher.xp, packing, [motion(job, Rule())] * networks, steps=100_000, tolerance=0.0,
             problems=[regression_problem(problem())], team=self.team,
         )  # fmt: skip
-        for i in range(networks):
-            for j in range(depth):
-                layer = self.batch.layer(i, j)
-                scale = layer.shape[0] ** -0.5
-                fill_normals(launcher, i, j, layer, stream_step=0, step=layer.shape[1], scale=scale)
+        for j in range(depth):
+            layer = self.batch.layer(0, j)
+            scale = layer.shape[0] ** -0.5
+            fill_normals(launcher, 0, j, layer, stream_step=0, step=layer.shape[1], scale=scale)
+        # All alike: drawing every network would take longer than timing them.
+        each = self.batch.weights.reshape(networks, -1)
+        each[1:] = each[0]
         self.step(0)
 
     def step(self, count):
@@ -167,6 +184,8 @@ def jax_steps(networks, width, depth):
     import jax
     import jax.numpy as jnp
 
+    if jax.devices()[0].platform != "gpu":
+        raise RuntimeError("JAX is installed without a card")
     host = host_layers(networks, width, depth)
     p = problem()
     s, target = jnp.asarray(p.scale, jnp.float32), jnp.asarray(p.target, jnp.float32)
@@ -240,6 +259,8 @@ def haar_peers(n, count):
         import jax
 
         def by_jax():
+            if jax.devices()[0].platform != "gpu":
+                raise RuntimeError("JAX is installed without a card")
             jax.block_until_ready(jax.random.orthogonal(jax.random.key(0), n, (count,)))
 
         found["jax.random.orthogonal"] = by_jax
@@ -269,18 +290,8 @@ def roofline(launcher):
         cupy.copyto(b, a)
         launcher.synchronize()
 
-    text = """extern "C" __global__ void fma(float* out, float x) {
-        float s[8];
-        for (int i = 0; i < 8; i++) s[i] = threadIdx.x + i;
-        for (int k = 0; k < 4096; k++) {
-            #pragma unroll
-            for (int i = 0; i < 8; i++) s[i] = s[i] * x + x;
-        }
-        float sum = 0;
-        for (int i = 0; i < 8; i++) sum += s[i];
-        if (sum == 12345) out[0] = sum;
-    }"""
-    kernel, blocks = cupy.RawKernel(text, "fma"), 16 * launcher.card.multiprocessors
+    kernel = cupy.RawKernel(MULTIPLY_ADDS, "multiply_adds")
+    blocks = 16 * launcher.card.multiprocessors
 
     def multiply():
         kernel((blocks,), (256,), (b, np.float32(0.5)))
@@ -312,8 +323,10 @@ def likely_teams(launcher, networks, width, depth, most=8):
     from fastdln.kernels.cuda.packing import Packing
 
     packing = Packing([(D, *[width] * (depth - 1), Q)] * networks, "float32")
+    room = launcher.card.multiprocessors
     cycles = {t: step_cycles(packing, t, False, launcher.card)
-              for t in teams(packing, False, launcher.card)}  # fmt: skip
+              for t in teams(packing, False, launcher.card)
+              if t.group == 1 or networks * t.group <= room}  # fmt: skip
     return sorted(cycles.items(), key=lambda item: item[1])[:most]
 
 
@@ -326,8 +339,8 @@ def compare_teams(launcher, name):
         rows.append(
             {"work": name, "team": list(team), "expected cycles": cycles, "step of all": ms}
         )
-        print(f"{name:22} {team.group:4} blocks of {team.threads:3} threads: {ms:9.3f} ms a step,"
-              f" {cycles * depth:.3g} cycles expected", flush=True)  # fmt: skip
+        print(f"{name:22} {team.group:4} blocks of {team.threads:3} threads, {team.parts:2} parts:"
+              f" {ms:9.3f} ms, {cycles * depth:.3g} cycles expected", flush=True)  # fmt: skip
         release(launcher)
     return rows
 

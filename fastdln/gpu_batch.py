@@ -2,6 +2,7 @@
 
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -239,9 +240,24 @@ def _finish(
                 members[i],
                 batch.recorded(i, int(steps[i])),
                 status_of(last[i], tolerance * first[i]),
-                lambda index, i=i: to_host(batch.layer(i, index)),  # type: ignore[misc]
+                _reader(batch, i),
             )
         active = np.setdiff1d(active, ended)
+
+
+def _reader(batch: Batch, number: int) -> Callable[[int], np.ndarray]:
+    """Return what reads layers of a network: who keeps it does not keep the batch on the card."""
+    kept = weakref.ref(batch)
+
+    def layer(index: int) -> np.ndarray:
+        held = kept()
+        if held is None:
+            raise RuntimeError(
+                "an outcome's layers can be read until the next outcome is asked for"
+            )
+        return to_host(held.layer(number, index))
+
+    return layer
 
 
 class Pace:

@@ -4,8 +4,9 @@ The counterparts of `fastdln.chain` for arrays that are on a card already. Work 
 caller's current stream, and results are arrays of the caller's library.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -168,13 +169,30 @@ def _library(array: Any) -> str:
     return type(array).__module__.split(".")[0]
 
 
-def _stream(like: Any) -> Any:
-    """Return a context in which CuPy works on the stream that the caller's library is on."""
+@contextmanager
+def _stream(like: Any) -> Iterator[None]:
+    """Let CuPy work on the card of an array, on the stream that the caller's library is on."""
+    with _as_cupy(like).device:
+        if _library(like) != "torch":
+            yield
+            return
+        import torch
+
+        with _stream_at(torch.cuda.current_stream(like.device).cuda_stream):
+            yield
+
+
+class _StreamHandle(NamedTuple):
+    address: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.address
+
+
+def _stream_at(address: int) -> Any:
+    """Return CuPy's view of a stream that another library made."""
     import cupy
 
-    if _library(like) != "torch":
-        device = like.device if isinstance(like, cupy.ndarray) else _as_cupy(like).device
-        return device
-    import torch
-
-    return cupy.cuda.ExternalStream(torch.cuda.current_stream(like.device).cuda_stream)
+    if hasattr(cupy.cuda.Stream, "from_external"):
+        return cupy.cuda.Stream.from_external(_StreamHandle(address))
+    return cupy.cuda.ExternalStream(address)  # before CuPy 14

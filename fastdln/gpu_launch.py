@@ -13,6 +13,8 @@ from .gpu import Card, free_bytes
 # Shared memory that every kernel may have without asking.
 GRANTED = 48 * 1024
 MOST_ROWS = 65_535
+# Two blocks of 256 threads on a multiprocessor.
+FEW_REGISTERS = 128
 
 
 class Launcher:
@@ -61,7 +63,7 @@ class Launcher:
         """Start a kernel of the file `name` on the current stream."""
         if not 1 <= grid[1] <= MOST_ROWS:
             raise ValueError(f"a grid has 1 to {MOST_ROWS} rows, not {grid[1]}")
-        kernel = self._kernel(function, name, (), 255, False, shared)
+        kernel = self._kernel(function, name, (), FEW_REGISTERS, False, shared)
         kernel(grid, (threads,), self._checked(arguments), shared_mem=shared)
 
     def sweep(

@@ -17,6 +17,8 @@ WARP = 32
 SCHEDULERS = 4
 # Registers of a multiprocessor; each thread takes 256.
 REGISTERS, TAKEN = 65_536, 256
+# Shared memory that the card keeps for itself in every block.
+RESERVED = 1024
 # Instructions for each multiply-add of a tile; a warp's float64 ones take two cycles each.
 OVERHEAD = 1.35
 # A warp that has a scheduler to itself waits for its own loads for so much of its time.
@@ -26,7 +28,8 @@ ALONE = 1.3
 ADD, ADD_FIRST, FACTORS = 6, 30, 90
 # Cycles of the barriers of one block in a visit, and of a meeting of blocks.
 SYNCS, MEETING = 500, 2000
-# Bytes a cycle: into one multiprocessor, out of the second-level cache, and to and from memory.
+# Bytes a cycle: into one multiprocessor, out of the second-level cache, and to and from memory (an
+# H200's; an H100 has two thirds).
 INTO_ONE, FROM_CACHE, MEMORY = 64, 3500, 2400
 
 
@@ -68,7 +71,8 @@ def step_cycles(packing: Packing, team: Team, velocity: bool, card: Any) -> floa
 
 def _resident(packing: Packing, team: Team, velocity: bool, card: Any) -> int:
     """Return how many blocks a multiprocessor works on at once."""
-    shared = card.shared_bytes_of_multiprocessor // shared_bytes(packing, team, velocity)
+    each = shared_bytes(packing, team, velocity) + RESERVED
+    shared = card.shared_bytes_of_multiprocessor // each
     return max(1, min(shared, REGISTERS // (TAKEN * team.threads)))
 
 

@@ -108,13 +108,22 @@ def machine_code(
     text = "\n".join([source(name), *options, str(nvrtc.getVersion())])
     path = cache_folder() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.cubin"
     if not path.exists():
-        compiled = compile_source(name, dtype, architecture, constants, registers)
+        _keep(compile_source(name, dtype, architecture, constants, registers).code, path)
+    return path
+
+
+def _keep(code: bytes, path: Path) -> None:
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Written aside and renamed: another process sees all of it or nothing.
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(compiled.code)
+            file.write(code)
         os.replace(file.name, path)
-    return path
+    except OSError as error:
+        raise OSError(
+            f"compiled kernels cannot be kept in {path.parent}: {error}; set FASTDLN_CACHE_DIR to a"
+            " folder that can be written"
+        ) from error
 
 
 @lru_cache(maxsize=256)
@@ -126,6 +135,12 @@ def _module(
     architecture = cupy.cuda.Device(ordinal).compute_capability
     path = machine_code(name, dtype, architecture, constants, registers)
     return cupy.RawModule(path=str(path), enable_cooperative_groups=cooperative)
+
+
+@lru_cache(maxsize=1024)
+def _function(name: str, variant: tuple[Any, ...]) -> Any:
+    """Return a kernel; asking a module takes longer than many a launch."""
+    return _module(*variant).get_function(name)
 
 
 def kernel(
@@ -142,5 +157,5 @@ def kernel(
     import numpy as np
 
     ordinal = cupy.cuda.Device().id
-    module = _module(name, np.dtype(dtype).name, ordinal, constants, registers, cooperative)
-    return module.get_function(function)
+    variant = name, np.dtype(dtype).name, ordinal, constants, registers, cooperative
+    return _function(function, variant)

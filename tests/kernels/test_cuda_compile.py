@@ -1,9 +1,11 @@
 """Every kernel compiles for every card from the A100 on; needs NVRTC, not a card."""
 
 import re
+from pathlib import Path
 
 import pytest
 
+from fastdln.gpu_launch import FEW_REGISTERS
 from fastdln.kernels.cuda import batch, compiler, sources
 from fastdln.kernels.cuda.sources import ARCHITECTURES
 
@@ -23,11 +25,10 @@ VARIANTS = {"float32": [(0, 0), (1, 1)], "float64": [(0, 1), (1, 0)]}
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", ["plain", "random", "haar"])
 def test_small_kernels(name, architecture, dtype):
-    compiled = compiler.compile_source(name, dtype, architecture)
+    compiled = compiler.compile_source(name, dtype, architecture, registers=FEW_REGISTERS)
     assert compiled.code.startswith(b"\x7fELF")
     assert len(compiled.code) == compiler.elf_size(compiled.code)
-    # Blocks of 256 threads, at least two on a multiprocessor.
-    assert compiled.registers <= 128
+    assert compiled.registers <= FEW_REGISTERS
     assert compiled.static_shared_bytes == 0
     assert not spilled(compiled)
 
@@ -49,6 +50,24 @@ def test_most_numbers_carried_compile():
     assert compiler.compile_source(
         "sweep", "float64", "90", batch.kernel_constants(n, n, True, True)
     ).code
+
+
+def test_text_of_the_benchmark_compiles(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2]))
+    from benchmarks import gpu as benchmark
+
+    program = nvrtc.createProgram(benchmark.MULTIPLY_ADDS, "benchmark.cu", (), ())
+    try:
+        nvrtc.compileProgram(program, ("--std=c++17",))
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+def test_where_code_cannot_be_kept_the_message_says_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FASTDLN_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(OSError, match="set FASTDLN_CACHE_DIR"):
+        compiler.machine_code("random", "float32", "90", (), 255)
 
 
 def spilled(compiled):

@@ -193,6 +193,29 @@ def test_a_batch_is_cut_to_the_memory_that_is_free(rng):
         list(gpu_batch.train_many(ShimLauncher("float64", 100), work, Rule(), objective, 2, 0.0))
 
 
+def test_a_batch_is_gone_before_the_next_is_planned(rng):
+    """Also where the last outcome is kept: on a card it would hold the next batch's memory."""
+    work, alive, seen = jobs(rng, (3,) * 6), [], []
+
+    class Launcher(ShimLauncher):
+        def free_bytes(self):
+            seen.append(sum(batch() is not None for batch in alive))
+            return super().free_bytes()
+
+    kept = []
+    launcher = Launcher("float64", free=8000)
+    for found in gpu_batch.train_many(launcher, work, Rule(), regression(rng).reduced, 2, 0.0):
+        if isinstance(found, gpu_batch.Outcome):
+            assert np.isfinite(found.layers(0)).all()
+            batch = found.layers.__closure__[0].cell_contents
+            alive.append(batch)
+            kept.append(found)
+    assert len(seen) > 1
+    assert not any(seen)
+    with pytest.raises(RuntimeError, match="until the next outcome"):
+        kept[0].layers(0)
+
+
 def test_the_benchmark_times_real_steps(rng, monkeypatch):
     """Ours advances; and the peers' hand-written step is a step of gradient descent."""
     import naive
@@ -205,7 +228,12 @@ def test_the_benchmark_times_real_steps(rng, monkeypatch):
     ours = benchmark.Ours(ShimLauncher("float32"), 2, 6, 3)
     ours.step(2)
     assert (ours.batch.steps_taken() == 2).all()
+    np.testing.assert_array_equal(ours.batch.recorded(0, 2), ours.batch.recorded(1, 2))
     assert np.isfinite(ours.batch.recorded(1, 2)).all()
+    monkeypatch.setitem(benchmark.TRAINING, "small", (2, 6, 3, "step", 1.0, 1.0))
+    monkeypatch.setattr(benchmark, "release", lambda launcher: None)
+    compared = benchmark.compare_teams(ShimLauncher("float32"), "small")
+    assert len({tuple(row["team"]) for row in compared}) == len(compared) > 1
     weights = [w.astype(np.float64) for w in benchmark.host_layers(2, 6, 4)]
     before = [w.copy() for w in weights]
 

@@ -244,6 +244,10 @@ def test_frames_are_those_of_the_cpu(n, p, card, dtype):
 @pytest.mark.parametrize("library", ["cupy", "torch", "jax"])
 def test_arrays_of_other_libraries_go_in_and_out(library, rng):
     module = pytest.importorskip(library)
+    if library == "torch" and not module.cuda.is_available():
+        pytest.skip("torch is installed without a card")
+    if library == "jax" and module.devices()[0].platform != "gpu":
+        pytest.skip("jax is installed without a card")
     host = [rng.standard_normal((m, n)).astype("float32") for n, m in ((5, 7), (7, 3))]
     if library == "torch":
         weights = [module.tensor(w, device="cuda") for w in host]
@@ -257,6 +261,73 @@ def test_arrays_of_other_libraries_go_in_and_out(library, rng):
     np.testing.assert_allclose(back, naive.end_to_end(host), rtol=1e-4, atol=1e-5)
     with pytest.raises(TypeError, match="not on a card"):
         gpu_chain.end_to_end([weights[0], host[1]])
+
+
+@needs_card
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"init": "orthogonal"},
+        {"init": "gaussian", "momentum": 0.5, "weight_decay": 0.01},
+        {"init": "gaussian", "optimizer": "adam"},
+        {"init": "gaussian", "batch_size": 4},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("shape", [(12, 5), (5, 12)], ids=["", "mirrored"])
+def test_train_on_the_card_is_train_on_the_cpu(shape, options, dtype, rng):
+    problem = fastdln.Regression(
+        rng.standard_normal((shape[0], 20)), rng.standard_normal((shape[1], 20))
+    )
+    common = {
+        "width": 33,
+        "depth": 6,
+        "steps": 20,
+        "learning_rate": 1e-4,
+        "dtype": dtype,
+        **options,
+    }
+    theirs = fastdln.train(problem, **common)
+    ours = fastdln.train(problem, device="gpu", **common)
+    rtol = {"float32": 2e-3, "float64": 1e-9}[dtype]
+    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=rtol)
+    for a, b in zip(ours.network.weights, theirs.network.weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol)
+
+
+@needs_card
+def test_an_objective_of_ones_own_trains_on_the_card(rng):
+    problem = fastdln.Logistic(rng.standard_normal((7, 30)), rng.integers(0, 3, 30))
+    common = {"width": 9, "depth": 4, "steps": 15, "learning_rate": 1e-3}
+    theirs, ours = (fastdln.train(problem, device=d, **common) for d in ("cpu", "gpu"))
+    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-9)
+
+
+@needs_card
+def test_haar_on_the_card_is_haar_on_the_cpu(dtype):
+    for size, special in ((None, False), (5, True)):
+        ours, theirs = (
+            fastdln.haar_orthogonal(
+                65, size=size, special=special, seed=3, dtype=dtype, device=device
+            )
+            for device in ("gpu", "cpu")
+        )
+        ours = ours if isinstance(ours, np.ndarray) else ours.get()
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=500 * np.finfo(dtype).eps)
+
+
+@needs_card
+def test_sweep_on_the_card_is_sweep_on_the_cpu(tmp_path):
+    pytest.importorskip("zarr")
+    found = [
+        fastdln.sweep(
+            fastdln.paper_regression(), widths=[10, 40], depths=[2, 9], seeds=(0, 1), steps=30,
+            dtype="float64", store=tmp_path / device, progress=False, device=device,
+        )
+        for device in ("cpu", "gpu")
+    ]  # fmt: skip
+    for name in ("loss", "steps_taken"):
+        np.testing.assert_allclose(found[1][name], found[0][name], rtol=1e-6)
 
 
 @needs_card
