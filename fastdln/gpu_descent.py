@@ -251,7 +251,7 @@ class _Layers:
         else:
             count = min(self._steps, goal - step)
         for _ in range(count):
-            self._queue_step()
+            self._queue(self._move_and_evaluate)
         self._launcher.synchronize()
         if count:
             seconds = time.perf_counter() - begun
@@ -260,12 +260,16 @@ class _Layers:
         reached = int(to_host(net.state)[0])
         return reached, to_host(net.losses[step : reached + 1])
 
-    def _queue_step(self) -> None:
-        def work() -> None:
-            self._net.update()
-            self._net.form_products()
-            self._net.evaluate(self._scale, self._target)
+    def _move(self) -> None:
+        self._net.update()
+        self._net.form_products()
 
+    def _move_and_evaluate(self) -> None:
+        self._move()
+        self._net.evaluate(self._scale, self._target)
+
+    def _queue(self, work: Callable[[], None]) -> None:
+        """Do some work, always the same for one network: recorded once, and then one launch."""
         if self._work is not None:
             self._work()
             return
@@ -277,8 +281,7 @@ class _Layers:
         self._net.form_products()
 
     def take_step(self, step: int) -> None:
-        self._net.update()
-        self._net.form_products()
+        self._queue(self._move)
 
     def end_to_end(self) -> np.ndarray:
         return self._turn(to_host(self._net.end_to_end()).astype(np.float64))
