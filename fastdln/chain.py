@@ -4,6 +4,7 @@ The weights are read where they lie, whatever their row lengths; nothing of thei
 """
 
 import ctypes
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -174,13 +175,11 @@ class _Tables:
     def run(self, kernel: Callable[..., Any], *arguments: Any) -> Any:
         """Call `kernel` with these arguments on as many threads as the work is worth."""
         team = max(1, min(parallel.threads(), self.work // TEAM_WORK))
-        meeting = new_meeting()
+        work = functools.partial(kernel, *arguments)
         if team == 1:
-            return kernel(*arguments, 0, 1, meeting)
+            return work(0, 1, new_meeting())
         with ThreadPoolExecutor(team) as pool:
-            members = [(*arguments, rank, team, meeting) for rank in range(team)]
-            results = list(pool.map(lambda member: kernel(*member), members))
-        return results[0]
+            return parallel.together(pool, team, work)
 
 
 def _product_down(layers: list[np.ndarray], out: np.ndarray) -> None:

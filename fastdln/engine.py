@@ -13,7 +13,6 @@ from fastdln.kernels.cpu.by_rows import descend_by_rows
 from fastdln.kernels.cpu.chain import suffix_products
 from fastdln.kernels.cpu.descent import descend, descend_with_velocity
 from fastdln.kernels.cpu.layout import STRIDE, Layout, aligned_zeros
-from fastdln.kernels.cpu.team import new_meeting
 from fastdln.kernels.cpu.tiles import lanes
 from fastdln.kernels.cpu.zigzag import descend_zigzag, zigzag_buffers
 
@@ -166,7 +165,7 @@ class Descent:
         """Return what advances to a step with a team of a size, its threads from the pool."""
         scratch = self._moving.scratch(self.chain.layout, self.choice.team)
         advance = self._regression_advance(*scratch) if self._fused else self._stepwise(scratch)
-        return lambda goal, team: advance(goal, functools.partial(together, pool, team))
+        return lambda goal, team: advance(goal, functools.partial(parallel.together, pool, team))
 
     @property
     def floor(self) -> float:
@@ -291,16 +290,6 @@ def turned_regression(
     scale = np.broadcast_to(objective.scale, objective.target.shape)
     S, T = (a.T if mirrored else a for a in (scale, objective.target))
     return np.ascontiguousarray(S), np.ascontiguousarray(T)
-
-
-def together(pool: ThreadPoolExecutor, team: int, work: Callable[..., Any]) -> Any:
-    """Let every member of a team do its part of `work`; return what the first returns."""
-    meeting = new_meeting()
-    if team == 1:
-        return work(0, 1, meeting)
-    members = [pool.submit(work, rank, team, meeting) for rank in range(team)]
-    results = [member.result() for member in members]
-    return results[0]
 
 
 class Pace:

@@ -4,7 +4,7 @@ import contextlib
 import contextvars
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 _limit: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastdln_threads", default=None)
@@ -60,3 +60,34 @@ def spread(function: Callable[..., Any], pieces: Iterable[tuple[Any, ...]]) -> l
         return [function(*piece) for piece in pieces]
     with ThreadPoolExecutor(workers) as pool:
         return [f.result() for f in [pool.submit(function, *piece) for piece in pieces]]
+
+
+def together(pool: ThreadPoolExecutor, team: int, work: Callable[..., Any]) -> Any:
+    """Let every member of a team do its part of `work`; return what the first returns.
+
+    Where a member cannot be started (Ctrl-C in between, no thread left) or fails, the others do not
+    wait for it: the exception is raised once they are done.
+    """
+    # Imported here: `import fastdln` is to import no numba.
+    from fastdln.kernels.cpu.team import abandon, new_meeting
+
+    meeting = new_meeting()
+    if team == 1:
+        return work(0, 1, meeting)
+
+    def member(rank: int) -> Any:
+        try:
+            return work(rank, team, meeting)
+        except BaseException:
+            abandon(meeting)
+            raise
+
+    members: list[Future[Any]] = []
+    try:
+        for rank in range(team):
+            members.append(pool.submit(member, rank))
+    except BaseException:
+        abandon(meeting)
+        raise
+    results = [found.result() for found in members]
+    return results[0]

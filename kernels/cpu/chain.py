@@ -139,8 +139,7 @@ def dot_blocks(X, x0, x_row, Y, y0, y_row, out, o0, o_row, rows, others, count, 
         strip += 1
 
 
-@kernel
-def suffix_products(weights, layers, products, q, q_padded, lane, rank, team, meeting):
+def _suffix_products(weights, layers, products, q, q_padded, lane, rank, team, meeting):
     """Pass 1: ``B_{l-1} = B_l W_l`` for l = L … 1; the last written is M itself.
 
     Parameters
@@ -160,6 +159,10 @@ def suffix_products(weights, layers, products, q, q_padded, lane, rank, team, me
         begin, end = share(layers[layer, VECTORS], rank, team)
         suffix_product(weights, layers, products, layer, ZERO, q_padded, lane, begin, end)
         meet(meeting, team)
+
+
+# Called by themselves, and inside the kernels of many steps.
+suffix_products, suffix_products_part = kernel(_suffix_products), part(_suffix_products)
 
 
 @part
@@ -206,8 +209,7 @@ def add_layer_rows(
     )  # fmt: skip
 
 
-@kernel
-def update_layers(
+def _update_layers(
     weights, layers, products, C, D, scratch, rates, decay, q, q_padded, lane, rank, team, meeting
 ):
     """Pass 2: ``W_l := decay·W_l − η_l B_lᵀ C_{l-1}``, ``C_l = C_{l-1} W_lᵀ``, one visit a layer.
@@ -246,6 +248,9 @@ def update_layers(
     begin, end = share(layers[last, STRIDE], rank, team)
     update_last_layer(weights, layers, C, ZERO, decay, ZERO, q, begin, end)
     meet(meeting, team)
+
+
+update_layers, update_layers_part = kernel(_update_layers), part(_update_layers)
 
 
 @part

@@ -4,14 +4,14 @@ import math
 
 import numpy as np
 
-from .chain import suffix_products, update_layers
+from .chain import suffix_products_part, update_layers_part
 from .jit import kernel, part
 from .layout import PRODUCT, STRIDE
 from .team import meet
 from .velocity import update_layers_with_velocity
 
 
-@kernel
+@part
 def residual(products, layers, scale, target, C, factor, q, q_padded):
     """Return ``½‖M∘S − T‖²`` in float64 and leave ``−factor·(M∘S − T)∘S`` in C.
 
@@ -49,7 +49,7 @@ def row_residual(products, layers, scale, target, C, factor, a, q):
 def _evaluate(weights, layers, products, C, factor, scale, target, constant, losses, t,
               q, q_padded, lane, rank, team, meeting):  # fmt: skip
     """Fill ``losses[t]`` and leave ``−factor·G`` in C."""
-    suffix_products(weights, layers, products, q, q_padded, lane, rank, team, meeting)
+    suffix_products_part(weights, layers, products, q, q_padded, lane, rank, team, meeting)
     if rank == 0:
         losses[t] = constant + residual(products, layers, scale, target, C, factor, q, q_padded)
     meet(meeting, team)
@@ -84,8 +84,8 @@ def descend(weights, layers, products, C, D, scratch, rates, decay, scale, targe
     t, factor = start, np.float64(rates[0])
     while t < 0 or (t < stop and math.isfinite(losses[t]) and losses[t] > floor):
         if t >= 0:
-            update_layers(weights, layers, products, C, D, scratch, rates, decay, q, q_padded,
-                          lane, rank, team, meeting)  # fmt: skip
+            update_layers_part(weights, layers, products, C, D, scratch, rates, decay, q, q_padded,
+                               lane, rank, team, meeting)  # fmt: skip
         t += 1
         _evaluate(weights, layers, products, C, factor, scale, target, constant, losses, t,
                   q, q_padded, lane, rank, team, meeting)  # fmt: skip

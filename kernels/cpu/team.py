@@ -18,11 +18,21 @@ from .jit import part
 # A waiting thread spins this often (some tens of µs) before it offers its processor to others:
 # on a shared machine the member it waits for may be the one that needs it.
 SPINS = 2000
+# What a meeting counts to from when it is abandoned: above all numbers of real arrivals.
+ABANDONED = 1 << 62
 
 
 def new_meeting() -> np.ndarray:
     """Return the shared state of a team that has not met yet."""
     return np.zeros(16, dtype=np.int64)  # a cache line of its own, and its neighbour
+
+
+def abandon(meeting: np.ndarray) -> None:
+    """Let all who wait at a meeting go, and those who come later pass: somebody never will come.
+
+    What the team was working on is of no use afterwards.
+    """
+    meeting[0] = ABANDONED
 
 
 def _arrive(typing_context, meeting):
@@ -67,10 +77,12 @@ else:
 
 @part
 def meet(meeting, team):
-    """Wait until all `team` members have called this equally often."""
+    """Wait until all `team` members have called this equally often, or the meeting is abandoned."""
     if team == 1:
         return
     ticket = arrive(meeting)
+    if ticket >= ABANDONED:
+        return
     goal = (ticket + team - 1) // team * team
     spins = 0
     while arrived(meeting) < goal:
