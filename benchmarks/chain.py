@@ -218,7 +218,7 @@ class Step:
 
 
 class Peers:
-    """Times longer than ours that a peer takes for the same step."""
+    """Our time over a peer's for the same step."""
 
     params = (CASES, DTYPES)
     param_names = ("width x depth", "dtype")
@@ -226,7 +226,7 @@ class Peers:
 
     def _ratio(self, name: str, case: str, dtype: str) -> float:
         runs = {name: MAKERS[name](case, dtype), "fastdln": Steps(case, dtype).run}
-        return common.ratio_to_fastest("fastdln", step_times(runs, 0.05))
+        return common.ours_over_fastest("fastdln", step_times(runs, 0.05))
 
     def track_ratio_numpy(self, case: str, dtype: str) -> float:
         return self._ratio("numpy", case, dtype)
@@ -265,24 +265,28 @@ class Width:
     param_names = ("width",)
     timeout = 300
 
-    def track_flops_per_second(self, width: int) -> float:
+    def track_seconds_per_gigaflop(self, width: int) -> float:
         steps = Steps(f"{width}x10", "float32")
-        return 6 * Q * steps.layout.size / step_times({"us": steps.run}, 0.05)["us"]
+        return step_times({"us": steps.run}, 0.05)["us"] / (6e-9 * Q * steps.layout.size)
+
+    track_seconds_per_gigaflop.unit = "s"  # type: ignore[attr-defined]
 
 
 class Many:
-    """Small networks trained together: how many a second, and over one after the other."""
+    """Small networks trained together: seconds of each, and over one after the other."""
 
     params = (["10x4", "26x4", "100x4"], DTYPES, [4, 64])
     param_names = ("width x depth", "dtype", "seeds")
     timeout = 300
 
-    def track_networks_per_second(self, case: str, dtype: str, seeds: int) -> float:
-        return seeds / many_seconds(case, dtype, seeds, 1000)["together"]
+    def track_seconds_per_network(self, case: str, dtype: str, seeds: int) -> float:
+        return many_seconds(case, dtype, seeds, 1000)["together"] / seeds
 
-    def track_ratio_together(self, case: str, dtype: str, seeds: int) -> float:
+    track_seconds_per_network.unit = "s"  # type: ignore[attr-defined]
+
+    def track_together_over_alone(self, case: str, dtype: str, seeds: int) -> float:
         seconds = many_seconds(case, dtype, seeds, 1000)
-        return seconds["alone"] / seconds["together"]
+        return seconds["together"] / seconds["alone"]
 
 
 def many_seconds(

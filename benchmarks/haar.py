@@ -5,7 +5,7 @@ import numpy as np
 import fastdln
 from fastdln.random import standard_normal
 
-from .common import matmul_flops, medians, normals_per_second, peer, ratio_to_fastest
+from .common import matmul_flops, medians, normals_per_second, ours_over_fastest, peer
 
 SIZES = [(4, 8), (32, 700), (100, 200), (256, 32), (1000, 4)]
 DTYPES = ["float64", "float32"]
@@ -77,14 +77,14 @@ class Haar:
     def time_fastdln(self, size, dtype):
         self.sample()
 
-    def track_ratio_to_fastest_peer(self, size, dtype):
+    def track_time_over_fastest_peer(self, size, dtype):
         peers = available_peers(*size, dtype)
         if not peers:
             raise NotImplementedError("no peer is installed")
-        return ratio_to_fastest("fastdln", medians({"fastdln": self.sample, **peers}))
+        return ours_over_fastest("fastdln", medians({"fastdln": self.sample, **peers}))
 
-    def track_fraction_of_limit(self, size, dtype):
-        return limit(*size, dtype) / medians({"fastdln": self.sample}, 9)["fastdln"]
+    def track_time_over_limit(self, size, dtype):
+        return medians({"fastdln": self.sample}, 9)["fastdln"] / limit(*size, dtype)
 
 
 class Peers:
@@ -143,6 +143,6 @@ class Normals:
     def time_fill(self, dtype):
         self.fill()
 
-    def track_ratio_to_numpy(self, dtype):
+    def track_time_over_numpy(self, dtype):
         numpy_fill = lambda: self.generator.standard_normal(out=self.out, dtype=self.out.dtype)
-        return ratio_to_fastest("fastdln", medians({"fastdln": self.fill, "numpy": numpy_fill}))
+        return ours_over_fastest("fastdln", medians({"fastdln": self.fill, "numpy": numpy_fill}))

@@ -14,7 +14,7 @@ def reduced_seconds(width, depth, dtype="float32"):
 
 
 class ReducedAgainstDense:
-    """How many times longer a peer takes for the same step at full width."""
+    """A reduced step over a peer's step at full width."""
 
     params = [["100x10", "1000x700"], chain.PEERS]
     param_names = ["width × depth", "peer"]
@@ -25,7 +25,7 @@ class ReducedAgainstDense:
         run = chain.MAKERS[peer](case, "float32")
         run(1)
         seconds = common.medians({"peer": lambda: run(1)}, repeats=3)["peer"]
-        return seconds / reduced_seconds(width, depth)
+        return reduced_seconds(width, depth) / seconds
 
 
 class ReducedAgainstReduced:
@@ -39,7 +39,7 @@ class ReducedAgainstReduced:
         run = chain.MAKERS[peer](f"{K}x{depth}", "float32")
         run(1)
         seconds = common.medians({"peer": lambda: run(20)}, repeats=5)["peer"] / 20
-        return seconds / reduced_seconds(1000, depth)
+        return reduced_seconds(1000, depth) / seconds
 
 
 class FlatInWidth:

@@ -376,10 +376,11 @@ def _output(
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
         kind = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
         raise TypeError(f"{name} must be an array of the weights' dtype {dtype}, not {kind}")
-    if out.shape != shape or not out.flags.c_contiguous or not out.flags.writeable:
+    flags = out.flags
+    if out.shape != shape or not (flags.c_contiguous and flags.writeable and flags.aligned):
         raise ValueError(
-            f"{name} must be writeable, C-contiguous and of shape {shape}, not {out.shape} with"
-            f" strides {out.strides}"
+            f"{name} must be writeable, aligned, C-contiguous and of shape {shape}, not {out.shape}"
+            f" with strides {out.strides}"
         )
     for i, array in enumerate(inputs, start=1):
         if np.may_share_memory(out, array):

@@ -286,10 +286,13 @@ def plain_regression(objective: Any, rule: Rule) -> bool:
 def turned_regression(
     objective: ReducedRegression, mirrored: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return S and T of a regression as kernels take them, transposed for a mirrored chain."""
+    """Return S and T of a regression as kernels take them, transposed for a mirrored chain.
+
+    Copies always: a view that may not be written to would be compiled for apart.
+    """
     scale = np.broadcast_to(objective.scale, objective.target.shape)
     S, T = (a.T if mirrored else a for a in (scale, objective.target))
-    return np.ascontiguousarray(S), np.ascontiguousarray(T)
+    return np.array(S, order="C"), np.array(T, order="C")
 
 
 class Pace:

@@ -212,11 +212,6 @@ def _pending(grid: Grid, store: Path) -> list[Cell]:
     return [cell for cell in cells if status[cell.index] == "pending"]
 
 
-def estimated_seconds(preset: Preset, workers: int | None = None) -> float:
-    """Return how long a figure's networks would take on this machine: an upper estimate."""
-    return _seconds(preset, list(_grid(preset).cells()), workers)
-
-
 def _seconds(preset: Preset, cells: list[Cell], workers: int | None = None) -> float:
     from .estimate import estimate
     from .regression import paper_regression

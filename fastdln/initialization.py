@@ -126,6 +126,8 @@ def draw_layers(
     product O of orthogonal hidden layers: ``Ŵ_L = Z Oᵀ`` is as uniform as Z and as independent
     of O. So Z alone, without O, decides the trajectory, and a reduced run needs no hidden matrix.
     """
+    from .chain import end_to_end
+
     yield first_layer(widths, init, key, dtype, gain)
     if len(widths) == 2:
         return
@@ -133,7 +135,9 @@ def draw_layers(
     last = last_layer(widths, init, key, dtype, gain)
     for layer in hidden_layers(widths, init, key, dtype, gain):
         if carried:
-            last = last @ (layer.T / dtype.type(gain))
+            # Not by BLAS, whose last bits depend on its threads.
+            turned = np.ascontiguousarray(last.T / dtype.type(gain))
+            last = end_to_end([turned, layer]).T
         yield layer
     yield last
 

@@ -110,12 +110,7 @@ def choose(
     ValueError
         For an unknown kernel, and for zigzag where it cannot do what is asked.
     """
-    check.one_of("kernel", kernel, KERNELS)
-    if kernel == "zigzag" and not plain:
-        raise ValueError(
-            "kernel='zigzag' does plain full-batch gradient descent on a regression only;"
-            " use 'two-pass' or 'auto'"
-        )
+    check_kernel(kernel, plain)
     names = [kernel] if kernel != "auto" else ["two-pass"]
     if kernel == "auto" and plain and extra_memory(layout) <= MOST_EXTRA:
         names.append("zigzag")
@@ -125,7 +120,19 @@ def choose(
     if plain and name == "two-pass" and _traffic(layout, name) == 0:
         ways.append("rows")
     seconds, team, sharing = _best_team(layout, name, threads, ways, costs)
-    return Choice(name, team, sharing, _reason(layout, kernel, name, team, sharing, seconds, costs))
+    return Choice(
+        name, team, sharing, _reason(layout, kernel, names, name, team, sharing, seconds, costs)
+    )
+
+
+def check_kernel(kernel: str, plain: bool) -> None:
+    """Raise ValueError for an unknown kernel, and for one that cannot do what is asked."""
+    check.one_of("kernel", kernel, KERNELS)
+    if kernel == "zigzag" and not plain:
+        raise ValueError(
+            "kernel='zigzag' does plain full-batch gradient descent on a regression only;"
+            " use 'two-pass' or 'auto'"
+        )
 
 
 def step_seconds(
@@ -216,6 +223,7 @@ def _best_team(
 def _reason(
     layout: Layout,
     asked: str,
+    considered: list[str],
     kernel: str,
     team: int,
     sharing: str,
@@ -225,14 +233,24 @@ def _reason(
     size = layout.size * layout.dtype.itemsize / 2**20
     place = "in cache" if _traffic(layout, kernel) == 0 else "from memory"
     widest = int(np.max(layout.widths))
-    other = "zigzag" if kernel == "two-pass" else "two-pass"
-    against = step_seconds(layout, other, team, costs=costs)
     who = "1 thread" if team == 1 else f"{team} threads sharing {_SHARED[sharing]}"
-    why = (
-        f"kernel={asked!r} was asked for"
-        if asked != "auto"
-        else f"{seconds * 1e3:.3g} ms a step expected, {other} {against * 1e3:.3g} ms"
-    )
+    why = f"{seconds * 1e3:.3g} ms a step expected, {_others(layout, considered, costs)}"
+    if asked != "auto":
+        why = f"kernel={asked!r} was asked for"
     return (
         f"{kernel}, {who}: {why} ({layout.depth} layers to width {widest}, {size:.3g} MiB {place})"
     )
+
+
+def _others(layout: Layout, considered: list[str], costs: Costs) -> str:
+    """Return what was said for and against each kernel."""
+    if "zigzag" in considered:
+        taken = (
+            f"{n} {step_seconds(layout, n, USUAL_TEAM, costs=costs) * 1e3:.3g} ms"
+            for n in considered
+        )
+        return f"by {USUAL_TEAM} threads, for which kernels are compared: {', '.join(taken)}"
+    extra = extra_memory(layout)
+    if extra > MOST_EXTRA:
+        return f"zigzag would keep {extra:.0%} of the weights beside them"
+    return "zigzag does plain full-batch gradient descent on a regression only"

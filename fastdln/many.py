@@ -3,8 +3,10 @@
 import functools
 import inspect
 import itertools
+import logging
+import numbers
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,6 +21,8 @@ from .result import TrainResult
 from .side_by_side import SideBySide, may_go_side_by_side
 from .task import Preparation, Task, prepare
 
+log = logging.getLogger("fastdln")
+
 _OPTIONS = frozenset(inspect.signature(prepare).parameters) - {"problem"}
 # Trains what it takes from a queue; yields results as networks end.
 Trainer = Callable[["_Queue", Callback], Iterator[tuple[int, TrainResult]]]
@@ -27,8 +31,8 @@ Trainer = Callable[["_Queue", Callback], Iterator[tuple[int, TrainResult]]]
 def train_many(
     problem: Any,
     *,
-    seeds: Sequence[Any],
-    learning_rates: float | Sequence[float | None] | None = None,
+    seeds: Iterable[Any],
+    learning_rates: float | Iterable[float | None] | None = None,
     callback: Callback | None = None,
     **options: Any,
 ) -> list[TrainResult]:
@@ -42,9 +46,9 @@ def train_many(
     Parameters
     ----------
     problem : Regression or other objective
-    seeds : sequence
+    seeds : iterable
         One for every network, each as in `fastdln.train`; may repeat.
-    learning_rates : float or sequence of float, optional
+    learning_rates : float or iterable of float, optional
         One for all networks, or one for each; None means the theorem's largest.
     callback : callable, optional
         Called as ``callback(step, loss)`` a few times a second for every network in work, from
@@ -64,23 +68,25 @@ def train_many(
     TypeError, ValueError, MemoryError
         As `fastdln.train`; and where `learning_rates` has not one number for every seed.
     """
-    rates = _one_each(learning_rates, len(seeds))
+    keys = [seed_key(seed) for seed in _listed("seeds", seeds)]
+    rates = _one_each(learning_rates, len(keys))
     for name in ("seed", "learning_rate"):
         if name in options:
             raise TypeError(f"{name} must be given as {name}s, one for each network")
     for name in options:
         if name not in _OPTIONS:
             raise TypeError(f"train_many() got an unexpected keyword argument {name!r}")
-    keys = [seed_key(seed) for seed in seeds]
+    preparation = prepare(problem, **options)
     if not keys:
         return []
-    preparation = prepare(problem, **options)
     queue = _Queue(preparation, zip(keys, rates, strict=True))
     workers = min(parallel.threads(), len(rates))
     train: Trainer = _alone
     each = -(-len(rates) // workers)
     if _go_side_by_side(preparation, each):
-        train = functools.partial(_side_by_side, most=min(each, lanes(preparation.plan.dtype)))
+        most = min(each, lanes(preparation.plan.dtype))
+        log.debug("kernel: two-pass, %d networks side by side on each of %d threads", most, workers)
+        train = functools.partial(_side_by_side, most=most)
     return _collect(train, queue, callback, workers, len(rates))
 
 
@@ -156,8 +162,8 @@ def _collect(
         found = work()
     else:
         with ThreadPoolExecutor(workers) as pool:
-            running = [pool.submit(work) for _ in range(workers)]
             try:
+                running = [pool.submit(work) for _ in range(workers)]
                 found = list(itertools.chain.from_iterable(run.result() for run in running))
             except BaseException:  # Ctrl-C among them: the pool waits for its threads
                 queue.closed = True
@@ -166,11 +172,19 @@ def _collect(
     return [results[i] for i in range(count)]
 
 
-def _one_each(rates: float | Sequence[float | None] | None, count: int) -> list[float | None]:
-    if rates is None or isinstance(rates, int | float):
-        return [None if rates is None else check.positive_number("learning_rates", rates)] * count
+def _listed(name: str, values: Any) -> list[Any]:
+    if not isinstance(values, Iterable) or isinstance(values, Mapping | str):
+        raise TypeError(f"{name} must be a sequence, one for each network, not {values!r}")
+    return list(values)
+
+
+def _one_each(rates: Any, count: int) -> list[float | None]:
+    """Return one checked rate for each network: a bad one must not wait for its turn."""
+    if rates is None or isinstance(rates, numbers.Real):
+        rates = [rates] * count
+    rates = _listed("learning_rates", rates)
     if len(rates) != count:
         raise ValueError(
             f"learning_rates must hold one number for each of the {count} seeds, not {len(rates)}"
         )
-    return list(rates)
+    return [None if r is None else check.positive_number("learning_rates", r) for r in rates]

@@ -40,8 +40,3 @@ def readable(count: float) -> str:
             break
         count /= 1024
     return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-
-
-def check_memory(needed: int) -> None:
-    """Raise MemoryError unless a training run of `needed` bytes fits in what is available."""
-    require(needed, available(), "training this network", "use a smaller width, depth or dtype")

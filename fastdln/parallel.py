@@ -27,7 +27,7 @@ def threads() -> int:
     text = os.environ.get("FASTDLN_NUM_THREADS")
     if text is None:
         return _processors()
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise ValueError(f"FASTDLN_NUM_THREADS is {text!r}; it must be a positive whole number")
     return int(text)
 

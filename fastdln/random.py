@@ -6,7 +6,6 @@ addresses and values below are part of what a seed means and stay as they are in
 """
 
 import enum
-import math
 import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -144,36 +143,6 @@ def standard_normal(
     parallel.spread(
         lambda a, b: kernels.fill_normals(k, s, np.uint64(first + a), flat[a:b]),
         _pieces(flat.size, PIECE),
-    )
-    return out
-
-
-def normal_batch(
-    key: int,
-    kind: int,
-    start: int,
-    count: int,
-    shape: tuple[int, ...],
-    dtype: Any = "float64",
-    out: np.ndarray | None = None,
-) -> np.ndarray:
-    """Return normals of shape (count, *shape), entry j the head of stream (kind, start + j).
-
-    As `standard_normal` for each of the streams, without a call for each.
-    """
-    out = result_array((count, *shape), dtype, out)
-    length = math.prod(shape)
-    stream = stream_id(kind, start)
-    stream_id(kind, start + max(count, 1) - 1)
-    if length > PIECE:
-        for j in range(count):
-            standard_normal(key, stream + j, shape, dtype, out[j])
-        return out
-    rows = out.reshape(count, length)
-    k, zero = np.uint64(key), np.uint64(0)
-    parallel.spread(
-        lambda a, b: kernels.fill_streams(k, np.uint64(stream + a), zero, rows[a:b]),
-        _pieces(count, PIECE // max(length, 1)),
     )
     return out
 

@@ -42,12 +42,22 @@ class Rule:
         if momentum >= 1:
             raise ValueError(f"momentum must be at least 0 and less than 1, not {momentum}")
         check.non_negative_number("weight_decay", self.weight_decay)
+        if not isinstance(self.nesterov, bool | np.bool_):
+            raise TypeError(f"nesterov must be True or False, not {self.nesterov!r}")
         if self.nesterov and momentum == 0:
             raise ValueError("nesterov=True needs a momentum greater than 0, but momentum is 0")
         if self.optimizer == "adam" and momentum:
             raise ValueError(
                 f"optimizer='adam' has its own momentum; momentum must be 0, not {momentum}"
             )
+
+    @property
+    def plain_values(self) -> dict[str, Any]:
+        """All fields by name, as Python's own text, numbers and bools."""
+        return {
+            "optimizer": str(self.optimizer), "momentum": float(self.momentum),
+            "nesterov": bool(self.nesterov), "weight_decay": float(self.weight_decay),
+        }  # fmt: skip
 
     @property
     def adam(self) -> bool:

@@ -321,7 +321,9 @@ def _hearing(report: Report | None, cell: Cell) -> "Callback | None":
 
 def _checked_options(problem: Objective, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return all options of `fastdln.train`, each checked at the door."""
-    from .kernel_choice import KERNELS
+    from .engine import plain_regression
+    from .kernel_choice import check_kernel
+    from .objective import on_inputs
     from .rules import Rule
     from .task import minibatches
 
@@ -329,9 +331,11 @@ def _checked_options(problem: Objective, options: Mapping[str, Any]) -> dict[str
     if unknown:
         raise TypeError(f"options must be among {', '.join(OPTIONS)}, not {unknown[0]!r}")
     chosen = OPTIONS | dict(options)
-    Rule(**{name: chosen[name] for name in RULE_OPTIONS})
+    rule = Rule(**{name: chosen[name] for name in RULE_OPTIONS})
+    chosen |= rule.plain_values
     minibatches(problem, chosen["batch_size"], key=0)
-    check.one_of("kernel", chosen["kernel"], KERNELS)
+    plain = plain_regression(on_inputs(problem, whole=not rule.equivariant), rule)
+    check_kernel(chosen["kernel"], plain and chosen["batch_size"] is None)
     chosen["gain"] = check.positive_number("gain", chosen["gain"])
     return chosen
 

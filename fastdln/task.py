@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from . import check, memory, theory
-from .engine import Callback, Descent, Schedule
-from .kernel_choice import KERNELS
+from .engine import Callback, Descent, Schedule, plain_regression
+from .kernel_choice import KERNELS, check_kernel
 from .lifting import LiftedWeights, layer_shapes, lift
 from .network import Network
 from .objective import on_inputs
@@ -183,7 +183,7 @@ def prepare(
     tolerance: float | None = None,
 ) -> Preparation:
     """Check the arguments of `fastdln.train` and plan the run; raises as it does."""
-    check.one_of("kernel", kernel, KERNELS)
+    check.one_of("kernel", kernel, KERNELS)  # before anything slow
     rule = Rule(optimizer, momentum, nesterov, weight_decay)
     device = check.device(device)
     steps = check.non_negative_integer("steps", steps)
@@ -204,6 +204,7 @@ def prepare(
     minibatches(problem, batch_size, key=0)  # only to check it
     log.info("%s: %s", chosen.method, chosen.reason)
     objective = on_inputs(problem, whole=not rule.equivariant)
+    check_kernel(kernel, plain_regression(objective, rule) and batch_size is None)
     return Preparation(
         problem, objective, chosen, network, bases, init, gain, rule, steps, floor, batch_size,
         device, kernel,

@@ -7,6 +7,7 @@ compiled alone than compiled into a caller: a run from Numba's cache differed fr
 filled it. And nothing may assume that there is no inf or nan, for a diverged run must stay visible.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,25 @@ SHARED = {"cache": True, "nogil": True, "fastmath": False, "error_model": "numpy
 # at every call that it has inlined and every slice, by atomic operations, which took a quarter of
 # the time of a layer of width 26.
 OPTIONS = {**SHARED, "_nrt": False}
+# Whether Numba has found a place for its cache, until it has not.
+CACHED = True
+
+
+def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Return numba.njit's function: cached on disk, or, where nothing can be written, not."""
+    global CACHED
+    if CACHED:
+        try:
+            return numba.njit(**options)(function)
+        except RuntimeError as error:  # no place for a cache: neither beside the source nor at home
+            warnings.warn(
+                f"compiled kernels are not kept, so that every process compiles anew: {error}; set"
+                " NUMBA_CACHE_DIR to a folder that can be written",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            CACHED = False
+    return numba.njit(**{**options, "cache": False})(function)
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,12 +46,12 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
     It may not allocate: buffers are its arguments.
     """
-    return numba.njit(**OPTIONS)(function)
+    return _compiled(function, **OPTIONS)
 
 
 def allocating(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile as `kernel` does, for a function that may allocate: it is called once in a while."""
-    return numba.njit(**SHARED)(function)
+    return _compiled(function, **SHARED)
 
 
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,7 +60,7 @@ def part(function: Callable[..., Any]) -> Callable[..., Any]:
     A kernel called by a kernel is optimised again in its caller, and in its caller's caller: with
     nine levels between a training run and its tiles, compiling took twice as long as with three.
     """
-    return numba.njit(**OPTIONS, inline="always")(function)
+    return _compiled(function, **OPTIONS, inline="always")
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,4 +69,4 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     For what is called inside vectorised loops, which a call left over would stop, and is so small
     that `part` would cost more in type inference.
     """
-    return numba.njit(**OPTIONS, forceinline=True)(function)
+    return _compiled(function, **OPTIONS, forceinline=True)

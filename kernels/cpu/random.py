@@ -164,13 +164,6 @@ def fill_normals(key, stream, first, out):
         out[end] = normal_pair(key, stream, pair + np.uint64((end - begin) // 2))[0]
 
 
-@kernel
-def fill_streams(key, stream, first, out):
-    """Fill row j of the C-contiguous matrix `out` from stream + j, starting at number `first`."""
-    for j in range(out.shape[0]):
-        fill_normals(key, stream + np.uint64(j), first, out[j])
-
-
 # Numbers whose words `fill_across` holds at a time: they stay in the first-level cache.
 ACROSS = np.uint64(1024)
 

@@ -132,3 +132,35 @@ def test_bad_input_is_refused(problem):
         train_many(problem, seeds=[1, 2], **OPTIONS, **{"with": 0})
     with pytest.raises(TypeError, match="seed must be"):
         train_many(problem, seeds=[1, 1.5], **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"learning_rates": [1e-3, -1.0]}, ValueError, "greater than 0"),
+        ({"learning_rates": [1e-3, "x"]}, TypeError, "learning_rates must be"),
+        ({"learning_rates": {1e-3: 0, 1e-4: 1}}, TypeError, "one for each network"),
+        ({"seeds": 5}, TypeError, "seeds must be a sequence"),
+        ({"seeds": [], "width": -1}, ValueError, "at least 1"),
+        ({"kernel": "zigzag", "momentum": 0.5}, ValueError, "plain full-batch"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_trained(problem, options, error, match):
+    def never(step, loss):
+        raise AssertionError("a network was trained")
+
+    arguments = {"seeds": (0, 1), "width": 8, "depth": 3, "steps": 5, "callback": never, **options}
+    with pytest.raises(error, match=match):
+        train_many(problem, **arguments)
+
+
+def test_seeds_and_rates_may_be_any_iterable_and_number(problem):
+    options = {"width": 8, "depth": 3, "steps": 5}
+    expected = train_many(problem, seeds=[0, 1], learning_rates=[1e-3, 1e-3], **options)
+    for seeds, rates in (
+        ((s for s in (0, 1)), (r for r in (1e-3, 1e-3))),
+        (np.arange(2), np.float64(1e-3)),
+    ):
+        got = train_many(problem, seeds=seeds, learning_rates=rates, **options)
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(a.loss, b.loss)

@@ -84,18 +84,6 @@ def test_any_number_of_threads_gives_the_same_numbers(dtype, shape):
         np.testing.assert_array_equal(draws[0], other)
 
 
-@pytest.mark.parametrize(
-    ("count", "shape"),
-    [(0, (2,)), (3, ()), (5, (2, 3)), (70_000, (3, 3)), (2, (random.PIECE + 1,))],
-)
-def test_a_batch_is_its_streams(count, shape):
-    batch = random.normal_batch(8, Stream.HIDDEN_LAYER, 4, count, shape, "float32")
-    assert batch.shape == (count, *shape)
-    for j in {0, count // 2, count - 1} & set(range(count)):
-        stream = random.stream_id(Stream.HIDDEN_LAYER, 4 + j)
-        np.testing.assert_array_equal(batch[j], random.standard_normal(8, stream, shape, "float32"))
-
-
 def test_out_is_filled_and_returned():
     out = np.empty((3, 4), np.float32)
     assert random.standard_normal(1, 2, (3, 4), "float32", out) is out

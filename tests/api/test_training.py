@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import fastdln
-from fastdln import engine, parallel, theory
+from fastdln import engine, theory
+from fastdln.kernels.cpu import descent, zigzag
 
 # d_x, d_y, n, rank, hidden widths: X rank-deficient, n > d_x, d_y > d, d_y = 1, depth 1 and 2,
 # width < d_y, width 1, primes, rectangular hidden layers.
@@ -87,22 +88,93 @@ def test_read_only_and_strided_networks_are_accepted(rng):
     np.testing.assert_allclose(r.loss, losses, rtol=1e-12)
 
 
-@pytest.mark.parametrize("init", ["gaussian", "orthogonal"])
-def test_the_bits_do_not_depend_on_the_threads(init):
-    problem = fastdln.paper_regression()
-    runs = []
-    for threads in (1, 2, 3):
-        with parallel.limited(threads):
-            runs.append(
-                fastdln.train(
-                    problem, width=100, depth=6, init=init, steps=20, dtype="float32",
-                    method="dense",
-                )
-            )  # fmt: skip
-    for run in runs[1:]:
-        np.testing.assert_array_equal(run.loss, runs[0].loss)
-        for a, b in zip(run.network.weights, runs[0].network.weights, strict=True):
+class AlwaysTogether(engine.Pace):
+    """Lets the whole team take every piece, two steps at a time."""
+
+    def __init__(self, team, step_seconds=0.0):
+        super().__init__(1)
+        self.team = team
+
+    def following(self):
+        return self.team, 2
+
+    def note(self, team, steps, seconds):
+        pass
+
+
+@pytest.fixture
+def in_team(monkeypatch):
+    """Return a function that trains with a team of a size, whatever the cost model says."""
+    choose = engine.choose
+
+    def train(size, sharing="layers", **options):
+        def chosen(*arguments, **keywords):
+            return choose(*arguments, **keywords)._replace(team=size, sharing=sharing)
+
+        monkeypatch.setattr(engine, "choose", chosen)
+        monkeypatch.setattr(engine, "Pace", AlwaysTogether)
+        return fastdln.train(fastdln.paper_regression(), **options)
+
+    return train
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"init": "orthogonal"}, {"weight_decay": 0.1}, {"kernel": "zigzag"}, {"momentum": 0.5},
+        {"momentum": 0.5, "nesterov": True, "weight_decay": 0.1}, {"optimizer": "adam"},
+        {"batch_size": 5}, {"batch_size": 5, "optimizer": "adam"}, {"sharing": "rows"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_bits_do_not_depend_on_the_team(options, dtype, in_team):
+    common = {"width": 53, "depth": 6, "init": "gaussian", "steps": 9, "learning_rate": 1e-4}
+    common |= {"method": "dense", "dtype": dtype, **options}
+    alone, *others = (in_team(size, **common) for size in (1, 2, 3, 5))
+    assert alone.steps_taken == 9
+    for run in others:
+        np.testing.assert_array_equal(run.loss, alone.loss)
+        for a, b in zip(run.network.weights, alone.network.weights, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 8])
+@pytest.mark.parametrize("shape", [(9, 4), (4, 9)], ids=["", "mirrored"])
+def test_zigzag_trains_as_two_pass_does(steps, shape, dtype, rng):
+    """Weights too: a run must not end with the last step still owed."""
+    problem = fastdln.Regression(
+        rng.standard_normal((shape[0], 20)), rng.standard_normal((shape[1], 20))
+    )
+    runs = [
+        fastdln.train(
+            problem, width=30, depth=7, init="gaussian", steps=steps, learning_rate=1e-3,
+            dtype=dtype, kernel=kernel,
+        )
+        for kernel in ("two-pass", "zigzag")
+    ]  # fmt: skip
+    rtol = 1e3 * np.finfo(dtype).eps  # some roundings of each of seven layers and eight steps
+    np.testing.assert_allclose(runs[1].loss, runs[0].loss, rtol=rtol)
+    for a, b in zip(runs[1].network.weights, runs[0].network.weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol)
+    assert not np.allclose(
+        runs[0].network.weights[1],
+        fastdln.initialize(*shape, width=30, depth=7, init="gaussian").weights[1],
+        rtol=0,
+        atol=rtol,
+    )
+
+
+def test_kernels_are_compiled_once_for_all_shapes(rng):
+    """One signature a dtype: width, depth, d > d_y, d < d_y, and a single output or input."""
+    compiled = set()
+    for d_x, d_y, width, depth in ((6, 4, 8, 3), (4, 6, 40, 5), (6, 1, 9, 2), (1, 3, 70, 4)):
+        problem = fastdln.Regression(rng.standard_normal((d_x, 9)), rng.standard_normal((d_y, 9)))
+        for kernel in ("two-pass", "zigzag"):
+            fastdln.train(
+                problem, width=width, depth=depth, init="gaussian", steps=3, kernel=kernel
+            )
+        compiled.add((len(descent.descend.signatures), len(zigzag.descend_zigzag.signatures)))
+    assert len(compiled) == 1
 
 
 def simulated(pace, seconds_per_step, pieces):

@@ -76,15 +76,6 @@ def test_every_offset_and_length_reads_the_same_stream(first, count, dtype):
     np.testing.assert_array_equal(draw(9, 4, first, count, dtype), stream[first : first + count])
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 7), (5, 16), (0, 3), (3, 0)])
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_rows_come_from_consecutive_streams(shape, dtype):
-    out = np.empty(shape, dtype)
-    random.fill_streams(np.uint64(2), np.uint64(10), np.uint64(5), out)
-    for j, row in enumerate(out):
-        np.testing.assert_array_equal(row, draw(2, 10 + j, 5, shape[1], dtype))
-
-
 def test_values_are_pinned():
     # The meaning of a seed: these may never change.
     expected = [
