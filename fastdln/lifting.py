@@ -1,6 +1,7 @@
 """Full-width weights of a trained network, formed only when they are asked for."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
@@ -70,26 +71,38 @@ class Origins(Protocol):
         ...
 
 
-def lift(origins: Origins, trained: Form, complement: Form | Callable[[int], float]) -> Form:
-    """Return what forms layer i at full width from the restricted one.
+@dataclass(frozen=True)
+class Lift:
+    """What forms layer i at full width from the restricted one.
 
     ``Ŵ_i(t) = c_i Ŵ_i(0) + Q_i [V_i(t) − c_i V_i(0)] Q_{i-1}ᵀ``, V_i being the restricted layer
     and c_i what weight decay leaves of the part that has no gradient.
+
+    Attributes
+    ----------
+    origins : Origins
+    trained : callable
+        From a layer's index to V_i(t).
+    complements : ndarray, shape (depth,)
+        The c_i.
     """
 
-    def form(index: int) -> np.ndarray:
-        layer, origin = trained(index), origins(index)
+    origins: Origins
+    trained: Form
+    complements: np.ndarray
+
+    def __call__(self, index: int) -> np.ndarray:
+        """Return layer `index`."""
+        layer, origin = self.trained(index), self.origins(index)
         if origin is None:
             return layer
-        c = complement(index)
+        c = float(self.complements[index])
         moved = layer - c * origin.restricted
         if origin.upper is not None:
             moved = origin.upper @ moved
         if origin.lower is not None:
             moved = moved @ origin.lower.T
         return np.asarray(c * origin.full + moved, dtype=layer.dtype)
-
-    return form
 
 
 class DrawnOrigins:

@@ -1,6 +1,7 @@
 """Where a training run starts: the layers it trains, and how full weights come back."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from .initialization import (
     gaussian_layer,
     last_layer,
 )
-from .lifting import DrawnOrigins, Origin, Origins
+from .lifting import DrawnOrigins, Form, Origin, Origins
 from .network import Network
 from .plan import Plan
 from .random import Stream, stream_id
@@ -66,10 +67,13 @@ def start_dense(layers: Iterator[Any], basis: np.ndarray) -> Start:
         yield restricted
         yield from layers
 
-    def origins(index: int) -> Origin | None:
-        return Origin(first, restricted, None, basis) if index == 0 else None
+    return Start(trained_layers(), functools.partial(_dense_origin, first, restricted, basis))
 
-    return Start(trained_layers(), origins)
+
+def _dense_origin(
+    first: np.ndarray, restricted: np.ndarray, basis: np.ndarray, index: int
+) -> Origin | None:
+    return Origin(first, restricted, None, basis) if index == 0 else None
 
 
 def start_drawn(draw: Draw, plan: Plan, basis: np.ndarray) -> Start:
@@ -102,28 +106,36 @@ def _start_carried(draw: Draw, basis: np.ndarray) -> Start:
     first, last = R[:, : V.shape[1]], R[:, V.shape[1] :].T
     hidden, final = draw.gain * np.eye(len(R)), len(draw.widths) - 2
 
-    def restricted(index: int) -> np.ndarray:
-        if index == 0:
-            return first
-        return last if index == final else hidden
-
-    def origins() -> Origins:
-        return DrawnOrigins(draw, np.linalg.qr(span)[0], restricted, basis)
-
-    return Start((restricted(i) for i in range(final + 1)), _Later(origins))
+    restricted = functools.partial(_carried_layer, first, hidden, last, final)
+    return Start(
+        (restricted(i) for i in range(final + 1)), _CarriedOrigins(draw, span, restricted, basis)
+    )
 
 
-class _Later:
-    """Origins that are prepared when the first of them is asked for."""
+def _carried_layer(
+    first: np.ndarray, hidden: np.ndarray, last: np.ndarray, final: int, index: int
+) -> np.ndarray:
+    if index == 0:
+        return first
+    return last if index == final else hidden
 
-    def __init__(self, prepare: Callable[[], Origins]):
-        self._prepare = prepare
+
+class _CarriedOrigins:
+    """Origins of `_start_carried`, prepared when the first of them is asked for."""
+
+    def __init__(self, draw: Draw, span: np.ndarray, restricted: Form, basis: np.ndarray):
+        self._parts = draw, span, restricted, basis
         self._ready: Origins | None = None
 
     def __call__(self, index: int) -> Origin | None:
         if self._ready is None:
-            self._ready = self._prepare()
+            draw, span, restricted, basis = self._parts
+            self._ready = DrawnOrigins(draw, np.linalg.qr(span)[0], restricted, basis)
         return self._ready(index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What is ready is in the middle of drawing layers, and can be made again.
+        return _CarriedOrigins, self._parts
 
 
 def _first_layer_on(basis: np.ndarray, draw: Draw) -> np.ndarray:
@@ -148,37 +160,53 @@ def _start_balanced(draw: Draw, basis: np.ndarray) -> Start:
     U, s, Vt = balanced_factors(draw.widths, draw.key, draw.gain)
     final = len(draw.widths) - 2
 
-    def restricted(index: int) -> np.ndarray:
-        if index == 0:
-            return s[:, None] * (Vt @ basis)
-        return U * s if index == final else np.diag(s)
+    restricted = functools.partial(
+        _carried_layer, s[:, None] * (Vt @ basis), np.diag(s), U * s, final
+    )
+    return Start(
+        (restricted(i) for i in range(final + 1)),
+        functools.partial(_balanced_origin, draw, s, restricted, basis),
+    )
 
-    def origins(index: int) -> Origin:
-        if index == 0:
-            full = first_layer(*draw)
-        elif index == final:
-            full = last_layer(*draw)
-        else:
-            shape = draw.widths[index + 1], draw.widths[index]
-            full = np.zeros(shape, draw.dtype)
-            np.fill_diagonal(full[: s.size, : s.size], s)
-        upper = None if index == final else np.eye(draw.widths[index + 1], s.size)
-        lower = basis if index == 0 else np.eye(draw.widths[index], s.size)
-        return Origin(full, restricted(index), upper, lower)
 
-    return Start((restricted(i) for i in range(final + 1)), origins)
+def _balanced_origin(
+    draw: Draw, s: np.ndarray, restricted: Form, basis: np.ndarray, index: int
+) -> Origin:
+    final = len(draw.widths) - 2
+    if index == 0:
+        full = first_layer(*draw)
+    elif index == final:
+        full = last_layer(*draw)
+    else:
+        shape = draw.widths[index + 1], draw.widths[index]
+        full = np.zeros(shape, draw.dtype)
+        np.fill_diagonal(full[: s.size, : s.size], s)
+    upper = None if index == final else np.eye(draw.widths[index + 1], s.size)
+    lower = basis if index == 0 else np.eye(draw.widths[index], s.size)
+    return Origin(full, restricted(index), upper, lower)
 
 
 def start_restricted(network: Network, bases: Sequence[np.ndarray], basis: np.ndarray) -> Start:
     """Start from a given network restricted to invariant subspaces with these bases."""
     lower, upper = [basis, *bases], [*bases, None]
 
-    def restricted(index: int) -> np.ndarray:
-        layer = network.weights[index].astype(np.float64) @ lower[index]
-        Q = upper[index]
-        return layer if Q is None else Q.T @ layer
+    sides = network, lower, upper
+    return Start(
+        (_restricted_layer(*sides, i) for i in range(network.depth)),
+        functools.partial(_restricted_origin, *sides),
+    )
 
-    def origins(index: int) -> Origin:
-        return Origin(network.weights[index], restricted(index), upper[index], lower[index])
 
-    return Start((restricted(i) for i in range(network.depth)), origins)
+def _restricted_layer(
+    network: Network, lower: Sequence[Any], upper: Sequence[Any], index: int
+) -> np.ndarray:
+    layer = network.weights[index].astype(np.float64) @ lower[index]
+    Q = upper[index]
+    return np.asarray(layer if Q is None else Q.T @ layer)
+
+
+def _restricted_origin(
+    network: Network, lower: Sequence[Any], upper: Sequence[Any], index: int
+) -> Origin:
+    layer = _restricted_layer(network, lower, upper, index)
+    return Origin(network.weights[index], layer, upper[index], lower[index])

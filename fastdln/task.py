@@ -16,7 +16,7 @@ import numpy as np
 from . import check, memory, theory
 from .engine import Callback, Descent, Schedule, plain_regression
 from .kernel_choice import KERNELS, check_kernel
-from .lifting import LiftedWeights, layer_shapes, lift
+from .lifting import Lift, LiftedWeights, layer_shapes
 from .network import Network
 from .objective import on_inputs
 from .plan import Plan, plan, plan_network
@@ -155,9 +155,8 @@ class Task:
         """Return the trained network at full width, keeping no more than its weights need."""
         p, widths = self.preparation, self.preparation.plan.full_widths
         rule, rate = p.rule, self.learning_rate
-        form = lift(
-            self.start.origins, layer, lambda i: rule.complement(rate, widths[i + 1], steps)
-        )
+        complements = np.array([rule.complement(rate, rows, steps) for rows in widths[1:]])
+        form = Lift(self.start.origins, layer, complements)
         return Network.trusted(LiftedWeights(layer_shapes(widths), p.plan.dtype, form))
 
 

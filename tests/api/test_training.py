@@ -1,6 +1,7 @@
 """Training against the naive loop at every step, and every way in which a run can end."""
 
 import gc
+import pickle
 import tracemalloc
 
 import naive
@@ -355,3 +356,29 @@ def test_a_network_must_fit_the_problem():
         fastdln.train(problem, network=network, width=3)
     with pytest.raises(TypeError, match=r"problem must have d_x, d_y, .* a str does not"):
         fastdln.train("the paper's", width=3, depth=2)
+
+
+@pytest.mark.parametrize("init", ["gaussian", "orthogonal", "balanced", "zero_asymmetric"])
+@pytest.mark.parametrize("asked_before", [False, True])
+def test_results_can_be_sent_to_another_process(init, asked_before, rng):
+    problem = fastdln.Regression(rng.standard_normal((6, 5)), rng.standard_normal((3, 5)))
+    run = fastdln.train(
+        problem, width=12, depth=4, init=init, steps=5, learning_rate=1e-3, weight_decay=0.1
+    )
+    if asked_before:
+        run.network.weights[2]
+    there = pickle.loads(pickle.dumps(run))
+    np.testing.assert_array_equal(there.loss, run.loss)
+    for a, b in zip(there.network.weights, run.network.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_results_of_given_and_of_many_networks_can_be_sent_too(rng):
+    problem = fastdln.Regression(rng.standard_normal((6, 5)), rng.standard_normal((3, 5)))
+    network = fastdln.initialize(6, 3, width=30, depth=3, init="orthogonal")
+    runs = [fastdln.train(problem, network=network, steps=3)]
+    runs += fastdln.train_many(problem, seeds=range(4), width=8, depth=3, steps=3)
+    for run in runs:
+        there = pickle.loads(pickle.dumps(run))
+        for a, b in zip(there.network.weights, run.network.weights, strict=True):
+            np.testing.assert_array_equal(a, b)
