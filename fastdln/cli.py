@@ -48,6 +48,7 @@ BatchOption = Annotated[
     int | None, typer.Option("--batch-size", help="Samples a step; else all of them")
 ]
 GainOption = Annotated[float, typer.Option("--gain", help="Factor of every layer at the start")]
+KernelOption = Annotated[str, typer.Option("--kernel", help="On the CPU: auto, two-pass or zigzag")]
 
 
 def main() -> None:
@@ -156,6 +157,7 @@ def train(
     weight_decay: DecayOption = 0.0,
     batch_size: BatchOption = None,
     gain: GainOption = 1.0,
+    kernel: KernelOption = "auto",
     data: DataOption = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the loss to this file")] = None,
 ) -> None:
@@ -182,6 +184,7 @@ def train(
         weight_decay=weight_decay,
         batch_size=batch_size,
         gain=gain,
+        kernel=kernel,
     )
     typer.echo(_report(result))
     if plot is not None:
@@ -213,6 +216,7 @@ def sweep(
     weight_decay: DecayOption = 0.0,
     batch_size: BatchOption = None,
     gain: GainOption = 1.0,
+    kernel: KernelOption = "auto",
     workers: Annotated[
         int | None, typer.Option("--workers", help="Networks trained at a time")
     ] = None,
@@ -243,6 +247,7 @@ def sweep(
         weight_decay=weight_decay,
         batch_size=batch_size,
         gain=gain,
+        kernel=kernel,
     )
     typer.echo(f"{_summary(dataset)}; results in {store}")
 
@@ -282,7 +287,7 @@ def plot(
 @app.command()
 @guarded
 def info() -> None:
-    """Print versions, processor, threads, caches, BLAS, memory and GPU (or why none)."""
+    """Print versions, processor, kernels chosen and why, memory, BLAS and GPU (or why none)."""
     from .info import info as find
 
     typer.echo(str(find()))
