@@ -333,16 +333,16 @@ def likely_teams(launcher, networks, width, depth, most=8):
 def compare_teams(launcher, name):
     """Time the likely teams of one kind of training; print and return a row for each."""
     networks, width, depth = TRAINING[name][:3]
-    rows = []
+    compared = []
     for team, cycles in likely_teams(launcher, networks, width, depth):
         _, ms = our_step(launcher, networks, width, depth, team=team)
-        rows.append(
+        compared.append(
             {"work": name, "team": list(team), "expected cycles": cycles, "step of all": ms}
         )
         print(f"{name:22} {team.group:4} blocks of {team.threads:3} threads, {team.parts:2} parts:"
               f" {ms:9.3f} ms, {cycles * depth:.3g} cycles expected", flush=True)  # fmt: skip
         release(launcher)
-    return rows
+    return compared
 
 
 def release(launcher):
@@ -407,6 +407,18 @@ def show(row):
     sys.stdout.flush()
 
 
+def rows(card, launcher, rates, name, chosen):
+    """Print and return what the command asks for of one kind of work."""
+    if chosen.teams:
+        return compare_teams(launcher, name) if name in TRAINING else []
+    if name in TRAINING:
+        row = training_row(launcher, rates, name, not chosen.no_peers)
+    else:
+        row = sampling_row(card, launcher, name, not chosen.no_peers)
+    show(row)
+    return [row]
+
+
 def driver():
     """Return the driver's version as nvidia-smi names it."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
@@ -441,15 +453,7 @@ def main(arguments=None):
         print(f"{'work':22} {'counted':13} {'ms':>9} {'at most':>8} {'stretch':>8}"
               f" {'floor':>8} {'ratio':>7}  peers")  # fmt: skip
         for name in chosen.only or names:
-            if chosen.teams:
-                rows = compare_teams(launcher, name) if name in TRAINING else []
-            elif name in TRAINING:
-                rows = [training_row(launcher, result["roofline"], name, not chosen.no_peers)]
-            else:
-                rows = [sampling_row(card, launcher, name, not chosen.no_peers)]
-            result["rows"] += rows
-            for row in rows if not chosen.teams else ():
-                show(row)
+            result["rows"] += rows(card, launcher, result["roofline"], name, chosen)
             if chosen.out:
                 with open(chosen.out, "w") as file:
                     json.dump(result, file, indent=1)

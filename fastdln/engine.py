@@ -139,7 +139,7 @@ class Descent:
         self.losses = np.empty(steps + 1)
         self.step = -1
         self._fused = isinstance(objective, ReducedRegression) and not (schedule or rule.adam)
-        plain = plain_regression(objective, rule) and not schedule
+        plain = plain_regression(objective, rule, schedule)
         self.choice: Choice = choose(
             self.chain.layout, parallel.threads(), kernel=kernel, plain=plain
         )
@@ -278,9 +278,13 @@ class Descent:
             chain.put_gradient(G, factor)
 
 
-def plain_regression(objective: Any, rule: Rule) -> bool:
-    """Return whether this is gradient descent without momentum on a regression."""
-    return isinstance(objective, ReducedRegression) and not (rule.adam or rule.momentum)
+def plain_regression(objective: Any, rule: Rule, batches: Any) -> bool:
+    """Return whether this is full-batch gradient descent without momentum on a regression.
+
+    `batches` is the size or the schedule of minibatches, None for all samples.
+    """
+    plain = not (rule.adam or rule.momentum or batches)
+    return isinstance(objective, ReducedRegression) and plain
 
 
 def turned_regression(

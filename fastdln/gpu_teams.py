@@ -1,8 +1,8 @@
 """How many blocks and threads a network gets on a card: a small cost model.
 
 It counts cycles of one of a multiprocessor's four schedulers in the visit of a layer. Instructions
-were counted in the machine code for sm_90; barriers and bandwidths are an H100's, from documents.
-An estimate: not measured yet. ``python -m benchmarks.gpu --teams`` times the likely teams.
+were counted in the machine code for sm_90; barriers and bandwidths are from documents. An estimate:
+not measured yet. ``python -m benchmarks.gpu --teams`` times the likely teams.
 """
 
 from collections.abc import Iterator

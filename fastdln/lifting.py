@@ -75,28 +75,28 @@ class Origins(Protocol):
 class Lift:
     """What forms layer i at full width from the restricted one.
 
-    ``Ŵ_i(t) = c_i Ŵ_i(0) + Q_i [V_i(t) − c_i V_i(0)] Q_{i-1}ᵀ``, V_i being the restricted layer
-    and c_i what weight decay leaves of the part that has no gradient.
+    ``Ŵ_i(t) = c Ŵ_i(0) + Q_i [V_i(t) − c V_i(0)] Q_{i-1}ᵀ``, V_i being the restricted layer
+    and c what weight decay leaves of the part that has no gradient.
 
     Attributes
     ----------
     origins : Origins
     trained : callable
         From a layer's index to V_i(t).
-    complements : ndarray, shape (depth,)
-        The c_i.
+    complement : callable
+        Returns c: with momentum it takes as long as a loop over all steps.
     """
 
     origins: Origins
     trained: Form
-    complements: np.ndarray
+    complement: Callable[[], float]
 
     def __call__(self, index: int) -> np.ndarray:
         """Return layer `index`."""
         layer, origin = self.trained(index), self.origins(index)
         if origin is None:
             return layer
-        c = float(self.complements[index])
+        c = self.complement()
         moved = layer - c * origin.restricted
         if origin.upper is not None:
             moved = origin.upper @ moved

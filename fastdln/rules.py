@@ -39,9 +39,9 @@ class Rule:
     def __post_init__(self) -> None:
         check.one_of("optimizer", self.optimizer, OPTIMIZERS)
         momentum = check.non_negative_number("momentum", self.momentum)
+        weight_decay = check.non_negative_number("weight_decay", self.weight_decay)
         if momentum >= 1:
             raise ValueError(f"momentum must be at least 0 and less than 1, not {momentum}")
-        check.non_negative_number("weight_decay", self.weight_decay)
         if not isinstance(self.nesterov, bool | np.bool_):
             raise TypeError(f"nesterov must be True or False, not {self.nesterov!r}")
         if self.nesterov and momentum == 0:
@@ -50,14 +50,10 @@ class Rule:
             raise ValueError(
                 f"optimizer='adam' has its own momentum; momentum must be 0, not {momentum}"
             )
-
-    @property
-    def plain_values(self) -> dict[str, Any]:
-        """All fields by name, as Python's own text, numbers and bools."""
-        return {
-            "optimizer": str(self.optimizer), "momentum": float(self.momentum),
-            "nesterov": bool(self.nesterov), "weight_decay": float(self.weight_decay),
-        }  # fmt: skip
+        # Kept as Python's own numbers, whatever was given: kernels and stores know no others.
+        object.__setattr__(self, "momentum", momentum)
+        object.__setattr__(self, "weight_decay", weight_decay)
+        object.__setattr__(self, "nesterov", bool(self.nesterov))
 
     @property
     def adam(self) -> bool:
@@ -74,7 +70,7 @@ class Rule:
         """Arrays of the weights' size that the optimiser keeps."""
         return {"gd": int(self.momentum > 0), "adam": 2}[self.optimizer]
 
-    def complement(self, learning_rate: float, rows: int, steps: int) -> float:
+    def complement(self, learning_rate: float, steps: int) -> float:
         """Return the factor that `steps` steps leave of a part of a layer with no gradient.
 
         The part of a full-width layer outside the span of a reduced run: 1 but for weight decay.

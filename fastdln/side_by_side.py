@@ -180,7 +180,7 @@ class Common(Protocol):
 
 def may_go_side_by_side(common: Common, plan: Plan) -> bool:
     """Return whether networks on the CPU have the bits of one alone side by side."""
-    if common.batch_size or not plain_regression(common.objective, common.rule):
+    if not plain_regression(common.objective, common.rule, common.batch_size):
         return False
     layout = chain_layout(plan.widths, plan.dtype)
     return (

@@ -1,5 +1,6 @@
 """Training every network of a grid init × width × depth × seed, interruptible at any moment."""
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -332,10 +333,10 @@ def _checked_options(problem: Objective, options: Mapping[str, Any]) -> dict[str
         raise TypeError(f"options must be among {', '.join(OPTIONS)}, not {unknown[0]!r}")
     chosen = OPTIONS | dict(options)
     rule = Rule(**{name: chosen[name] for name in RULE_OPTIONS})
-    chosen |= rule.plain_values
+    chosen |= dataclasses.asdict(rule)
     minibatches(problem, chosen["batch_size"], key=0)
-    plain = plain_regression(on_inputs(problem, whole=not rule.equivariant), rule)
-    check_kernel(chosen["kernel"], plain and chosen["batch_size"] is None)
+    objective = on_inputs(problem, whole=not rule.equivariant)
+    check_kernel(chosen["kernel"], plain_regression(objective, rule, chosen["batch_size"]))
     chosen["gain"] = check.positive_number("gain", chosen["gain"])
     return chosen
 

@@ -154,9 +154,8 @@ class Task:
     def _lifted(self, layer: Callable[[int], np.ndarray], steps: int) -> Network:
         """Return the trained network at full width, keeping no more than its weights need."""
         p, widths = self.preparation, self.preparation.plan.full_widths
-        rule, rate = p.rule, self.learning_rate
-        complements = np.array([rule.complement(rate, rows, steps) for rows in widths[1:]])
-        form = Lift(self.start.origins, layer, complements)
+        complement = functools.partial(p.rule.complement, self.learning_rate, steps)
+        form = Lift(self.start.origins, layer, complement)
         return Network.trusted(LiftedWeights(layer_shapes(widths), p.plan.dtype, form))
 
 
@@ -203,7 +202,7 @@ def prepare(
     minibatches(problem, batch_size, key=0)  # only to check it
     log.info("%s: %s", chosen.method, chosen.reason)
     objective = on_inputs(problem, whole=not rule.equivariant)
-    check_kernel(kernel, plain_regression(objective, rule) and batch_size is None)
+    check_kernel(kernel, plain_regression(objective, rule, batch_size))
     return Preparation(
         problem, objective, chosen, network, bases, init, gain, rule, steps, floor, batch_size,
         device, kernel,

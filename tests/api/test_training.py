@@ -153,7 +153,7 @@ def test_zigzag_trains_as_two_pass_does(steps, shape, dtype, rng):
         )
         for kernel in ("two-pass", "zigzag")
     ]  # fmt: skip
-    rtol = 1e3 * np.finfo(dtype).eps  # some roundings of each of seven layers and eight steps
+    rtol = 20 * np.finfo(dtype).eps  # a few roundings: at most 2 were seen
     np.testing.assert_allclose(runs[1].loss, runs[0].loss, rtol=rtol)
     for a, b in zip(runs[1].network.weights, runs[0].network.weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=rtol)
