@@ -319,14 +319,13 @@ def our_step(launcher, networks, width, depth, steps=20, team=None):
 
 def likely_teams(launcher, networks, width, depth, most=8):
     """Return the teams that should be fastest, and the cycles expected of a visit of a layer."""
-    from fastdln.gpu_teams import step_cycles, teams
+    from fastdln.gpu_teams import networks_at_once, step_cycles, teams
     from fastdln.kernels.cuda.packing import Packing
 
     packing = Packing([(D, *[width] * (depth - 1), Q)] * networks, "float32")
-    room = launcher.card.multiprocessors
-    cycles = {t: step_cycles(packing, t, False, launcher.card)
-              for t in teams(packing, False, launcher.card)
-              if t.group == 1 or networks * t.group <= room}  # fmt: skip
+    card = launcher.card
+    cycles = {t: step_cycles(packing, t, False, card) for t in teams(packing, False, card)
+              if t.group == 1 or networks <= networks_at_once(packing, t, False, card)}  # fmt: skip
     return sorted(cycles.items(), key=lambda item: item[1])[:most]
 
 

@@ -1,5 +1,6 @@
 """Which card computes, whether it can, and what it has: every refusal says what to do about it."""
 
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from . import memory
 
 # The oldest cards whose copies into shared memory the kernels use (A100 and later).
 OLDEST = (8, 0)
+# What copies reach of the memory's bandwidth by its clock (an H200: 4.3 of 4.9 TB/s).
+COPY_SHARE = 0.88
 INSTALL = "pip install 'fastdln[cuda13]' (driver 580 or later) or 'fastdln[cuda12]'"
 
 
@@ -26,6 +29,9 @@ class Card:
     shared_bytes : int
         Most shared memory of one block, in bytes.
     shared_bytes_of_multiprocessor : int
+    memory_bytes_a_cycle : float
+        To and from the card's memory in a cycle of its multiprocessors; infinite where the driver
+        does not say.
     """
 
     ordinal: int
@@ -33,6 +39,7 @@ class Card:
     multiprocessors: int
     shared_bytes: int
     shared_bytes_of_multiprocessor: int
+    memory_bytes_a_cycle: float
 
     def __str__(self) -> str:
         return f"gpu:{self.ordinal}"
@@ -135,7 +142,22 @@ def _card(cupy: Any, ordinal: int) -> Card:
         int(found["multiProcessorCount"]),
         int(found["sharedMemPerBlockOptin"]),
         int(found["sharedMemPerMultiprocessor"]),
+        _memory_bytes_a_cycle(cupy.cuda.runtime, ordinal),
     )
+
+
+def _memory_bytes_a_cycle(runtime: Any, ordinal: int) -> float:
+    clock, memory_clock, bits = (
+        runtime.deviceGetAttribute(attribute, ordinal)
+        for attribute in (
+            runtime.cudaDevAttrClockRate,
+            runtime.cudaDevAttrMemoryClockRate,
+            runtime.cudaDevAttrGlobalMemoryBusWidth,
+        )
+    )
+    if not (clock and memory_clock and bits):
+        return math.inf
+    return COPY_SHARE * 2 * memory_clock * (bits // 8) / clock  # twice: double data rate
 
 
 def _version(number: int) -> str:

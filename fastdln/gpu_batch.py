@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from fastdln.kernels.cuda.batch import Batch, Motion, Problem, Team, batch_bytes
+from fastdln.kernels.cuda.batch import (
+    Batch,
+    Motion,
+    Problem,
+    Team,
+    batch_bytes,
+    kernel_constants,
+    shared_bytes,
+)
 from fastdln.kernels.cuda.packing import Packing
 
 from . import memory
@@ -189,7 +197,11 @@ def _fitting(
             return packing, team
         room = free * MEMORY_SHARE / needed
         if team.group > 1:
-            room = min(room, launcher.card.multiprocessors / (team.group * count))
+            blocks = launcher.sweep_room(
+                kernel_constants(packing.q, packing.d, velocity, True), team.threads,
+                shared_bytes(packing, team, velocity),
+            )  # fmt: skip
+            room = min(room, blocks // team.group / count)
         if room >= 1:
             return packing, team
         log.info("%s holds %d of %d networks at once", launcher.card, int(room * count), count)

@@ -6,10 +6,10 @@ not measured yet. ``python -m benchmarks.gpu --teams`` times the likely teams.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from fastdln.kernels.cuda.batch import Team, fits, held_tiles, shared_bytes
-from fastdln.kernels.cuda.packing import Packing, pitch, tile, vectors
+from fastdln.kernels.cuda.batch import Team, carried_pitch, fits, held_tiles, shared_bytes
+from fastdln.kernels.cuda.packing import Packing, tile, vectors
 
 MOST_THREADS = 256
 MOST_PARTS = 12
@@ -26,11 +26,11 @@ ALONE = 1.3
 # Instructions to add up the partial sums of one vector of outputs, for each share and beside
 # them, and to form its factors.
 ADD, ADD_FIRST, FACTORS = 6, 30, 90
-# Cycles of the barriers of one block in a visit, and of a meeting of blocks.
-SYNCS, MEETING = 500, 2000
-# Bytes a cycle: into one multiprocessor, out of the second-level cache, and to and from memory (an
-# H200's; an H100 has two thirds).
-INTO_ONE, FROM_CACHE, MEMORY = 64, 3500, 2400
+# Cycles of the barriers of one block in a visit, of a meeting of blocks, and until something
+# comes from the second-level cache.
+SYNCS, MEETING, TRIP = 500, 1500, 400
+# Bytes a cycle: into one multiprocessor, and out of the second-level cache.
+INTO_ONE, FROM_CACHE = 64, 3500
 
 
 def choose_team(packing: Packing, velocity: bool, card: Any) -> Team | None:
@@ -47,10 +47,11 @@ def is_able(packing: Packing, velocity: bool, card: Any) -> bool:
 def teams(packing: Packing, velocity: bool, card: Any) -> Iterator[Team]:
     """Yield teams that can work on these networks, small groups first.
 
-    Of groups of which equally many fit on the card at once, only the largest.
+    Of groups of which equally many fit on the card at once, one or two blocks to a multiprocessor,
+    only the largest.
     """
-    sizes = sorted({card.multiprocessors // n for n in range(1, card.multiprocessors + 1)})
-    for group in sizes:
+    most = card.multiprocessors
+    for group in sorted({2 * most // n for n in range(2, 2 * most + 1)}):
         if group > packing.widest:
             return
         for parts in (n for n in range(1, MOST_PARTS + 1) if group % n == 0):
@@ -63,46 +64,66 @@ def teams(packing: Packing, velocity: bool, card: Any) -> Iterator[Team]:
 
 def step_cycles(packing: Packing, team: Team, velocity: bool, card: Any) -> float:
     """Return the cycles of a visit of one layer of all networks, for comparing teams."""
-    networks = len(packing.widths)
-    room = card.multiprocessors * _resident(packing, team, velocity, card) // team.group
+    networks, room = len(packing.widths), networks_at_once(packing, team, velocity, card)
     together = min(networks, room)
-    return -(-networks // room) * _visit(packing, team, together, card.multiprocessors)
+    return -(-networks // room) * _visit(packing, team, together, card)
 
 
-def _resident(packing: Packing, team: Team, velocity: bool, card: Any) -> int:
-    """Return how many blocks a multiprocessor works on at once."""
+def networks_at_once(packing: Packing, team: Team, velocity: bool, card: Any) -> int:
+    """Return how many networks the card should work on at the same time."""
     each = shared_bytes(packing, team, velocity) + RESERVED
     shared = card.shared_bytes_of_multiprocessor // each
-    return max(1, min(shared, REGISTERS // (TAKEN * team.threads)))
+    resident = max(1, min(shared, REGISTERS // (TAKEN * team.threads)))
+    return card.multiprocessors * resident // team.group
 
 
-def _visit(packing: Packing, team: Team, together: int, multiprocessors: int) -> float:
-    """Return the cycles of a visit of one layer of so many networks at once."""
-    dtype, widest, carried = packing.dtype, packing.widest, (packing.q + packing.d) / 2
-    unit, blocks = tile(dtype), together * team.group
+def _visit(packing: Packing, team: Team, together: int, card: Any) -> float:
+    """Return the cycles of a visit of one layer of so many networks at once.
+
+    Blocks that share a multiprocessor work while others wait, and so does the memory: whichever
+    has most to do sets the pace.
+    """
+    blocks = together * team.group
+    neighbours = -(-blocks // card.multiprocessors)
+    weights = together * (packing.widest * tile(packing.dtype)) ** 2 * packing.dtype.itemsize
+    one = _issued(packing, team, 1)
+    waiting = ALONE * one.work + one.rest + SYNCS + _company(packing, team, blocks)
+    everything = sum(_issued(packing, team, neighbours))
+    return max(waiting, everything, 2 * weights / card.memory_bytes_a_cycle)
+
+
+class _Issued(NamedTuple):
+    """Cycles in which a scheduler gives out instructions: for tiles, and for all else."""
+
+    work: float
+    rest: float
+
+
+def _issued(packing: Packing, team: Team, neighbours: int) -> _Issued:
+    """Return what a visit by so many blocks of one multiprocessor takes its schedulers."""
+    dtype, unit, widest = packing.dtype, tile(packing.dtype), packing.widest
+    narrow, after = min(packing.q, packing.d), (packing.q + packing.d) / 2
     own, inner = team.own(widest), -(-widest // team.parts)
     splits = max(1, min(team.threads // own, inner))
-    warps = -(-own * splits // WARP)
-    neighbours = -(-blocks // multiprocessors)
-    beside = -(-neighbours * warps // SCHEDULERS)  # warps of one scheduler
+    beside = -(-neighbours * -(-own * splits // WARP) // SCHEDULERS)  # warps of one scheduler
     multiply_add = OVERHEAD if unit == 4 else OVERHEAD + 1
-    each = 3 * unit**2 * carried * multiply_add
-    work = -(-inner // splits) * each * max(beside, ALONE)
-    weights = together * (widest * unit) ** 2 * dtype.itemsize
-    items = -(-own * unit * vectors(carried, dtype) // team.threads)
-    closing = SYNCS + beside * items * (2 * (ADD * splits + ADD_FIRST) + FACTORS)
-    return max(work, 2 * weights / MEMORY) + closing + _company(packing, team, blocks)
+    tiles = -(-inner // splits)
+    carried = vectors(narrow, dtype) + vectors(after, dtype)
+    items = -(-own * unit * carried // team.threads)
+    factors = -(-own * unit * vectors(narrow, dtype) // team.threads)
+    return _Issued(
+        beside * tiles * unit**2 * (2 * narrow + after) * multiply_add,
+        beside * (items * (ADD * splits + ADD_FIRST) + factors * FACTORS),
+    )
 
 
 def _company(packing: Packing, team: Team, blocks: int) -> float:
     """Return the cycles in which blocks hand over what they have and read what they go on with."""
     if team.group == 1:
         return 0.0
-    dtype = packing.dtype
-    row = (pitch(packing.q, dtype) + pitch(packing.d, dtype)) / 2
+    size = tile(packing.dtype) * carried_pitch(packing) * packing.dtype.itemsize
     tiles = held_tiles(packing, team)
     if team.parts > 1:  # and first its share of what is to be added up
         tiles += team.own(packing.widest)
-    products = 2 * tiles * tile(dtype) * row * dtype.itemsize
-    meetings = MEETING * (2 if team.parts > 1 else 1)
-    return meetings + max(products / INTO_ONE, products * blocks / FROM_CACHE)
+    rounds = 2 if team.parts > 1 else 1
+    return rounds * (MEETING + TRIP) + size * tiles * max(1 / INTO_ONE, blocks / FROM_CACHE)

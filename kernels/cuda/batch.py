@@ -12,7 +12,11 @@ from .sources import Constants
 # Tiles of a layer under way to each thread. Three in flight are 12 KB for 64 threads of an SM,
 # about what its share of the memory's bandwidth times latency asks for (an estimate).
 STAGES = 4
-PARTS, APART = 32, 32  # as in sweep.cu
+PARTS = 32  # as in network.cuh
+# Blocks' shares of a sum that a thread asks for at once: all, where there are no more.
+AT_ONCE = 12
+# Counters in one line of the card's cache, which no two networks share.
+LINE = 32
 # Most rows or columns of M that the kernel carries in registers.
 MOST_CARRIED = 32
 NETWORK_FIELDS, NUMBER_FIELDS = 6, 4
@@ -165,8 +169,9 @@ class Batch:
             xp.asarray(table), xp.asarray(self._numbers[active]), self.layers, self.weights,
             self.velocity, self.rates, self.pulls, self.slots, self.ends, self.gradients,
             self.scale, self.target, self.losses, self.steps, self.exchange, self.meetings,
-            np.int32(team.group), np.int32(team.parts), np.int32(self.packing.widest),
-            np.int32(held_tiles(self.packing, team)), np.int32(team.own(self.packing.widest)),
+            np.int32(team.group), np.int32(team.parts), np.int32(meeting_size(team)),
+            np.int32(self.packing.widest), np.int32(held_tiles(self.packing, team)),
+            np.int32(team.own(self.packing.widest)),
             np.int32(self.nesterov), np.int32(self.external), np.int64(seconds * 1e9),
         )  # fmt: skip
         launch(self.constants, len(table) * team.group, team.threads, self.shared_bytes, arguments)
@@ -203,17 +208,22 @@ class Batch:
 
 def kernel_constants(q: int, d: int, velocity: bool, grouped: bool) -> Constants:
     """Return the constants that one variant of the kernel is compiled for."""
-    names = ("Q", "D", "STAGES", "VELOCITY", "GROUPED")
-    return tuple(zip(names, (q, d, STAGES, int(velocity), int(grouped)), strict=True))
+    names = ("Q", "D", "STAGES", "AT_ONCE", "VELOCITY", "GROUPED")
+    return tuple(zip(names, (q, d, STAGES, AT_ONCE, int(velocity), int(grouped)), strict=True))
+
+
+def carried_pitch(packing: Packing) -> int:
+    """Return the numbers from one output to the next in room for all that is carried."""
+    # Of time t the fewer of rows and columns of M, of time t+1 either.
+    return pitch(packing.q, packing.dtype) + pitch(packing.d, packing.dtype)
 
 
 def exchange_size(packing: Packing, team: Team) -> int:
     """Return the numbers through which the blocks of one network's group hand over products."""
     if team.group == 1:
         return 0
-    widest_pitch = max(pitch(packing.q, packing.dtype), pitch(packing.d, packing.dtype))
-    sets = 4 + (2 * team.parts if team.parts > 1 else 0)
-    return sets * packing.widest * tile(packing.dtype) * widest_pitch
+    rooms = 2 + (2 * team.parts if team.parts > 1 else 0)
+    return rooms * packing.widest * tile(packing.dtype) * carried_pitch(packing)
 
 
 def held_tiles(packing: Packing, team: Team) -> int:
@@ -225,20 +235,20 @@ def held_tiles(packing: Packing, team: Team) -> int:
 def shared_bytes(packing: Packing, team: Team, velocity: bool) -> int:
     """Return the shared memory of a block in bytes, as `carve` in sweep.cu divides it."""
     dtype, q, d = packing.dtype, packing.q, packing.d
-    unit, widest_pitch = tile(dtype), max(pitch(q, dtype), pitch(d, dtype))
-    slot = vectors(max(q, d), dtype) * unit
+    unit, narrow, wide = tile(dtype), pitch(min(q, d), dtype), max(q, d)
     own = team.own(packing.widest) * unit
-    products = 2 * held_tiles(packing, team) * unit * widest_pitch
-    partial = 2 * team.threads * unit * (widest_pitch + 1)
+    products = held_tiles(packing, team) * unit * carried_pitch(packing)
+    partial = team.threads * unit * (carried_pitch(packing) + 2)
     numbers = max(products, partial) if team.group > 1 else products + partial
-    numbers += own * (slot + widest_pitch) + q * pitch(d, dtype) + d * pitch(q, dtype)
+    numbers += own * (vectors(wide, dtype) * unit + narrow) + wide * narrow
     numbers += STAGES * (1 + velocity) * unit * team.threads * unit
     return numbers * dtype.itemsize + (PARTS + 1) * 8
 
 
 def meeting_size(team: Team) -> int:
-    """Return the numbers at which the blocks of one network's group meet."""
-    return (1 + team.group) * APART if team.group > 1 else 0
+    """Return the counters at which the blocks of one network's group meet."""
+    counters = team.columns * (2 if team.parts > 1 else 1)
+    return -(-counters // LINE) * LINE if team.group > 1 else 0
 
 
 def batch_bytes(packing: Packing, team: Team, velocity: bool, steps: int) -> int:

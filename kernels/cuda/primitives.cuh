@@ -44,22 +44,21 @@ DEVICE void load16(void* to, const void* from) {
     *(uint4*)to = __ldcg((const uint4*)from);
 }
 
-// Blocks of one group meet: all that any thread wrote before is visible to all threads after. The
-// barriers of the block carry the release to what its other threads wrote, and the acquire to what
-// they read: fences of their own would wait for memory twice more.
-DEVICE void meet(u32* counter, u32 goal) {
+// Blocks of a group meet at counters: all that any thread of a block wrote before it arrived is
+// visible to all threads of a block that, after one of its threads saw it counted, met at a barrier.
+// The barriers of the block carry the release to what its other threads wrote, and the acquire to
+// what they read: fences of their own would wait for memory twice more.
+DEVICE void arrive(u32* counter) {
     sync_block();
     if (thread() == 0) {
         asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
-        u32 seen;
-        do {
-            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];"
-                         : "=r"(seen)
-                         : "l"(counter)
-                         : "memory");
-        } while (seen < goal);
     }
-    sync_block();
+}
+DEVICE void wait_until(const u32* counter, u32 goal) {
+    u32 seen;
+    do {
+        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
+    } while (seen < goal);
 }
 
 DEVICE u64 nanoseconds() {

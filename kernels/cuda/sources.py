@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("sweep", "plain", "random", "haar")
+# What each file of kernels is built on, beside primitives and vectors.
+NEEDED = {
+    "sweep": ("network", "stream", "visit", "sums"),
+    "plain": (),
+    "random": ("normals",),
+    "haar": ("normals",),
+}
+NAMES = tuple(NEEDED)
 # What each compute capability from 8.0 on has: sm_80 A100, sm_90 H100/H200, sm_100 B200,
 # sm_120 RTX 50.
 ARCHITECTURES = ("80", "90", "100", "120")
@@ -22,11 +29,8 @@ def source(name: str, primitives: str = "") -> str:
     `primitives` takes the place of the card's primitives, for tests without a card.
     """
     first = primitives or (HERE / "primitives.cuh").read_text()
-    needed = [HERE / "vectors.cuh"]
-    if name in ("random", "haar"):
-        needed.append(HERE / "normals.cuh")
-    needed.append(HERE / f"{name}.cu")
-    return "\n".join([first, *(path.read_text() for path in needed)])
+    rest = ["vectors.cuh", *(f"{part}.cuh" for part in NEEDED[name]), f"{name}.cu"]
+    return "\n".join([first, *((HERE / part).read_text() for part in rest)])
 
 
 def defines(dtype: Any, constants: Constants = ()) -> list[str]:

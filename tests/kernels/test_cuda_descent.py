@@ -271,7 +271,7 @@ def test_teams_hold_their_networks(width, count, shared, dtype):
     from fastdln.kernels.cuda.batch import fits, shared_bytes
 
     packing = Packing([(16, width, width, 10)] * count, dtype)
-    team = choose_team(packing, True, Card(0, "", 132, shared, shared))
+    team = choose_team(packing, True, Card(0, "", 132, shared, shared, 2200.0))
     if team is None:
         assert width * np.dtype(dtype).itemsize > 2000 * shared / 101_376
         return
@@ -284,11 +284,12 @@ def test_teams_hold_their_networks(width, count, shared, dtype):
 
 @pytest.mark.parametrize(
     ("count", "width", "team"),
-    [(132, 100, (1, 128, 1)), (400, 26, (1, 32, 1)), (4, 1000, (33, 224, 1))],
+    [(132, 100, (1, 128, 1)), (400, 26, (1, 32, 1)), (4, 1000, (66, 128, 6))],
 )
 def test_teams_keep_all_schedulers_busy(count, width, team):
-    """Of an H200: four schedulers for 128 threads; three blocks of a warp; a quarter each."""
+    """Of an H200: four schedulers for 128 threads; blocks of a warp; two blocks beside each other,
+    of networks that have half of the card each, so that one works while the other waits."""
     from fastdln.gpu import Card
 
     packing = Packing([(16, width, width, 10)] * count, "float32")
-    assert choose_team(packing, False, Card(0, "", 132, 232_448, 233_472)) == team
+    assert choose_team(packing, False, Card(0, "", 132, 232_448, 233_472, 2200.0)) == team

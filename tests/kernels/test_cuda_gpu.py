@@ -19,7 +19,7 @@ needs_card = pytest.mark.skipif(
 )
 
 
-def fake(driver=13020, toolkit=13020, cards=1, major=9):
+def fake(driver=13020, toolkit=13020, cards=1, major=9, memory_clock=3_201_000):
     """Return a stand-in for CuPy on a machine with these versions and cards."""
     properties = {
         "name": b"Card", "major": major, "minor": 0, "multiProcessorCount": 132,
@@ -31,6 +31,12 @@ def fake(driver=13020, toolkit=13020, cards=1, major=9):
         getDeviceCount=lambda: cards,
         getDeviceProperties=lambda i: properties,
         CUDARuntimeError=OSError,
+        cudaDevAttrClockRate=13,
+        cudaDevAttrMemoryClockRate=36,
+        cudaDevAttrGlobalMemoryBusWidth=37,
+        deviceGetAttribute=lambda attribute, i: {13: 1_980_000, 36: memory_clock, 37: 6144}[
+            attribute
+        ],
     )
     return types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime))
 
@@ -61,6 +67,9 @@ def test_a_card_is_found(monkeypatch):
     card = gpu.require_gpu("gpu:1")
     assert (str(card), card.name, card.multiprocessors) == ("gpu:1", "Card", 132)
     assert gpu.available()
+    assert card.memory_bytes_a_cycle == pytest.approx(0.88 * 2 * 3201 * 768 / 1980)
+    monkeypatch.setitem(sys.modules, "cupy", fake(memory_clock=0))
+    assert gpu.require_gpu().memory_bytes_a_cycle == np.inf
 
 
 class Lent:

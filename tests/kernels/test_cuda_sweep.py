@@ -114,19 +114,23 @@ def test_repeated_runs_have_the_same_bits(rng):
         (0.0, kernels.Team(1, 5)),
         (0.5, kernels.Team(2, 4)),
         (0.0, kernels.Team(4, 4, 2)),
+        # A part of the terms that ends inside a column of blocks, and columns without outputs.
+        (0.0, kernels.Team(6, 3, 2)),
+        (0.0, kernels.Team(8, 3, 2)),
+        (0.0, kernels.Team(6, 4, 3)),
     ],
     ids=str,
 )
 def test_no_two_threads_race(momentum, team, rng):
     """ThreadSanitizer sees every barrier between blocks and between threads that is missing."""
     # More entries of M than parts of the loss: threads read what others wrote.
-    networks = Networks([(9, 7, 5), (9, 5)], "float32", rng, 0.0, momentum)
+    networks = Networks([(9, 7, 11, 3, 7, 5), (9, 5)], "float32", rng, 0.0, momentum)
     launch = shim_launch("float32", sanitize="thread")
     batch = networks.batch(np, team, steps=3)
     batch.advance(launch, np.arange(2), 3)
     networks.check(batch, 3)
-    outside = networks.batch(np, team, steps=1, external=True)
-    for goal in (0, 1):
+    outside = networks.batch(np, team, steps=2, external=True)
+    for goal in (0, 1, 2):
         outside.advance(launch, np.arange(2), goal)
 
 

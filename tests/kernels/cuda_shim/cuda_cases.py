@@ -84,7 +84,7 @@ class NoRoom(Exception):
 class ShimLauncher:
     """What `fastdln.gpu_launch.Launcher` is on a card, on the CPU."""
 
-    card = Card(0, "threads", 6, 232_448, 233_472)
+    card = Card(0, "threads", 6, 232_448, 233_472, 2200.0)
     xp = np
 
     def __init__(self, dtype, free=1 << 30):

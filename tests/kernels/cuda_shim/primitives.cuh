@@ -91,14 +91,13 @@ DEVICE void wait_copies() {
 DEVICE void load16(void* to, const void* from) {
     for (int i = 0; i < 2; i++) ((word*)to)[i] = ((const word*)from)[i];
 }
-DEVICE void meet(u32* counter, u32 goal) {
+DEVICE void arrive(u32* counter) {
     sync_block();
-    if (thread() == 0) {
-        std::atomic_ref<u32> seen(*counter);
-        seen.fetch_add(1, std::memory_order_acq_rel);
-        while (seen.load(std::memory_order_acquire) < goal) std::this_thread::yield();
-    }
-    sync_block();
+    if (thread() == 0) std::atomic_ref<u32>(*counter).fetch_add(1, std::memory_order_acq_rel);
+}
+DEVICE void wait_until(u32* counter, u32 goal) {
+    std::atomic_ref<u32> seen(*counter);
+    while (seen.load(std::memory_order_acquire) < goal) std::this_thread::yield();
 }
 DEVICE u64 nanoseconds() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
 DEVICE double exact_add(double a, double b) { return a + b; }

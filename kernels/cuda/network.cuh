@@ -1,0 +1,102 @@
+// The networks of one launch: their tables, and what a block and a thread know of their own.
+
+constexpr int NARROW = Q < D ? Q : D;
+constexpr int WIDE = Q < D ? D : Q;
+constexpr int SLOT = vectors(WIDE) * TILE;
+constexpr int PARTS = 32;  // the loss is summed in this many parts, whatever the block's size
+
+enum { LAYERS, DEPTH, LOSSES, GOAL, PROBLEM, STATE, NETWORK_FIELDS };
+enum { CONSTANT, TOLERANCE, DECAY, MOMENTUM, NUMBER_FIELDS };
+enum { OFFSET, ROWS, COLUMNS, STRIDE, SLOT_BELOW, SLOT_ABOVE, UNLIKE_BELOW, UNLIKE_ABOVE, LAYER_FIELDS };
+
+struct Pointers {
+    const i64* networks;
+    const double* numbers;
+    const i64* layers;
+    real *weights, *velocity;
+    const real *rates, *pulls;
+    real *slots, *ends;
+    const real* gradients;
+    const double *scale, *target;
+    double* losses;
+    i64* steps;
+    real* exchange;
+    u32* meetings;
+};
+
+// What a block knows of its network, and its parts of shared memory.
+struct Block {
+    Pointers at;
+    const i64* layers;
+    const real *rates, *pulls;
+    real *exchange, *shares;  // finished products, and what is to be added up: two halves each
+    u32 *done, *near;         // counters of blocks that are done with a visit, and with their share
+    u32 visits;
+    int depth, member, group, widest, held, nesterov;
+    int parts, part, columns, column;  // shares of a sum's terms and of outputs, and this block's
+    real decay, momentum;
+    real *V, *partial, *X, *U, *G, *ring;
+    double* sums;
+};
+
+// A thread's part in the visit of one layer.
+struct Part {
+    int inner;            // tiles of the sum's terms: of this block
+    int all, first, own;  // tiles of outputs: of all blocks, before this block's, of this block
+    int splits;           // threads that share an output
+    int tile, split;      // this thread's outputs and share
+    int count;            // tiles it goes through
+    i64 stride, begin, step;
+};
+
+// Numbers in room for what is carried across so many tiles: first the products of t, or its
+// co-states, then the products of t+1.
+DEVICE i64 room(int tiles) { return (i64)tiles * TILE * (pitch(NARROW) + pitch(WIDE)); }
+DEVICE i64 after_in(int tiles) { return (i64)tiles * TILE * pitch(NARROW); }
+
+// Where output number o of tile `tile` lies among `tiles` of them: first all o = 0, then all o = 1.
+template <int P>
+DEVICE i64 place(int o, int tile, int tiles) {
+    return ((i64)o * tiles + tile) * pitch(P);
+}
+
+// Share number `index` of `count` of some tiles.
+DEVICE void share(int all, int index, int count, int& first, int& own) {
+    first = GROUPED ? all * index / count : 0;
+    own = GROUPED ? all * (index + 1) / count - first : all;
+}
+
+template <bool DOWN>
+DEVICE Part part_of(const Block& b, int layer) {
+    const i64* row = b.layers + (i64)layer * LAYER_FIELDS;
+    int rows = vectors((int)row[ROWS]), columns = vectors((int)row[COLUMNS]);
+    Part p;
+    int begin;
+    share(DOWN ? rows : columns, b.part, b.parts, begin, p.inner);
+    p.all = DOWN ? columns : rows;
+    share(p.all, b.column, b.columns, p.first, p.own);
+    p.splits = p.own ? threads() / p.own : 1;
+    p.splits = p.splits < p.inner ? p.splits : p.inner;
+    if (GROUPED && p.splits == 0) p.splits = 1;  // there may be more parts than tiles
+    // Neighbours in a warp read neighbouring columns, whichever way the sweep goes.
+    p.tile = DOWN ? (p.own ? thread() % p.own : 0) : thread() / p.splits;
+    p.split = DOWN ? (p.own ? thread() / p.own : 0) : thread() % p.splits;
+    bool busy = p.tile < p.own && p.split < p.splits;
+    p.count = busy ? (p.inner - p.split + p.splits - 1) / p.splits : 0;
+    p.stride = row[STRIDE];
+    i64 across = TILE, along = TILE * p.stride;
+    p.begin = row[OFFSET] + (p.first + p.tile) * (DOWN ? across : along) +
+              (begin + p.split) * (DOWN ? along : across);
+    p.step = p.splits * (DOWN ? along : across);
+    return p;
+}
+
+// The part in a layer of a thread whose part in another layer is known: most are alike.
+template <bool DOWN>
+DEVICE Part part_after(const Block& b, const Part& part, int from, int to) {
+    const i64 *old = b.layers + (i64)from * LAYER_FIELDS, *row = b.layers + (i64)to * LAYER_FIELDS;
+    if (old[ROWS] != row[ROWS] || old[COLUMNS] != row[COLUMNS]) return part_of<DOWN>(b, to);
+    Part p = part;
+    p.begin += row[OFFSET] - old[OFFSET];
+    return p;
+}

@@ -1,0 +1,164 @@
+// What the threads of a block, and then the blocks of a group, have of every sum is added up, in
+// order, and handed to whoever carries it on.
+
+// Numbers between two threads' shares of all outputs: the odd vector keeps them off one bank.
+template <int P>
+DEVICE i64 apart(const Part& part) {
+    return (i64)part.own * TILE * pitch(P) + TILE;
+}
+
+template <int P>
+DEVICE void leave_sums(real* to, const Part& part, const real (&sums)[TILE][P]) {
+    UNROLL for (int o = 0; o < TILE; o++) {
+        i64 at = place<P>(o, part.tile, part.own);
+        UNROLL for (int k = 0; k < vectors(P); k++) {
+            Vector x = zeros();
+            UNROLL for (int i = 0; i < TILE; i++) {
+                if (k * TILE + i < P) x.x[i] = sums[o][k * TILE + i];
+            }
+            store(to + at + k * TILE, x);
+        }
+    }
+}
+
+// The threads' shares of the products of t+1 lie behind those of t.
+template <bool DOWN>
+DEVICE void leave_partial_sums(const Block& b, const Part& part, const Sums<DOWN>& s) {
+    real* after = b.partial + part.splits * apart<NARROW>(part);
+    leave_sums<NARROW>(b.partial + part.split * apart<NARROW>(part), part, s.before);
+    leave_sums<AFTER<DOWN>>(after + part.split * apart<AFTER<DOWN>>(part), part, s.after);
+}
+
+// Where outputs of this block lie among all, counted as `place` does.
+DEVICE int among_all(const Part& part, int position, int first, int own) {
+    return GROUPED ? position / own * part.all + first + position % own : position;
+}
+
+// Add up the threads' shares of one vector of an output.
+template <int P>
+DEVICE void gather_one(const Part& part, const real* partial, int item, real* target, real* slots) {
+    int k = item % vectors(P), position = item / vectors(P);
+    const real* from = partial + position * pitch(P) + k * TILE;
+    Vector sum = part.inner ? load(from) : zeros();
+    for (int i = 1; i < part.splits; i++) {
+        Vector next = load(from + i * apart<P>(part));
+        UNROLL for (int j = 0; j < TILE; j++) sum.x[j] += next.x[j];
+    }
+    int all = among_all(part, position, part.first, part.own);
+    store(target + all * pitch(P) + k * TILE, sum);
+    if (slots) store(slots + all * SLOT + k * TILE, sum);
+}
+
+// Add up the threads' shares of every output of this block: into the products that the next visit
+// carries or, where other blocks have other terms of the sum, into this block's share.
+template <bool DOWN>
+DEVICE void gather(const Block& b, const Part& part, real* slots) {
+    constexpr int P = AFTER<DOWN>;
+    const bool finished = !GROUPED || b.parts == 1;
+    const i64 half = b.visits & 1;
+    real* target = !GROUPED ? b.V
+                   : finished ? b.exchange + half * room(b.widest)
+                              : b.shares + (half * b.parts + b.part) * room(b.widest);
+    real* after = target + after_in(GROUPED ? b.widest : b.held);
+    const int first = part.own * TILE * vectors(NARROW);
+    const int items = first + part.own * TILE * vectors(P);
+    for (int item = thread(); item < items; item += threads()) {
+        if (item < first) {
+            gather_one<NARROW>(part, b.partial, item, target, nullptr);
+        } else {
+            gather_one<P>(part, b.partial + part.splits * apart<NARROW>(part), item - first, after,
+                          finished ? slots : nullptr);
+        }
+    }
+}
+
+// Add up the blocks' shares of one vector of an output. All are asked for before any is used: each
+// takes as long to come as the whole visit of a small layer.
+template <int P>
+DEVICE void finish_one(const Block& b, const real* shares, i64 at, real* target, real* slot) {
+    Vector sum = zeros(), next[AT_ONCE];
+    for (int first = 0; first < b.parts; first += AT_ONCE) {
+        UNROLL for (int i = 0; i < AT_ONCE; i++) {
+            next[i] = zeros();
+            if (first + i < b.parts) load16(&next[i], shares + (first + i) * room(b.widest) + at);
+        }
+        UNROLL for (int i = 0; i < AT_ONCE; i++) {
+            UNROLL for (int j = 0; j < TILE; j++) sum.x[j] += next[i].x[j];
+        }
+    }
+    store(target + at, sum);
+    if (slot) store(slot, sum);
+}
+
+// Add up the blocks' shares of some outputs; the blocks that left them do some each.
+template <bool DOWN>
+DEVICE void finish(const Block& b, const Part& part, real* slots) {
+    constexpr int P = AFTER<DOWN>;
+    const i64 half = b.visits & 1, after = after_in(b.widest);
+    const real* shares = b.shares + half * b.parts * room(b.widest);
+    real* target = b.exchange + half * room(b.widest);
+    int begin, own;
+    share(part.own, b.part, b.parts, begin, own);
+    begin += part.first;
+    const int first = own * TILE * vectors(NARROW), items = first + own * TILE * vectors(P);
+    for (int item = thread(); item < items; item += threads()) {
+        if (item < first) {
+            int k = item % vectors(NARROW), position = item / vectors(NARROW);
+            i64 at = among_all(part, position, begin, own) * pitch(NARROW) + k * TILE;
+            finish_one<NARROW>(b, shares, at, target, nullptr);
+        } else {
+            int k = (item - first) % vectors(P), position = (item - first) / vectors(P);
+            int all = among_all(part, position, begin, own);
+            finish_one<P>(b, shares, after + all * pitch(P) + k * TILE, target,
+                          slots + all * SLOT + k * TILE);
+        }
+    }
+}
+
+// Ask for a share of some products that all blocks left.
+template <int P>
+DEVICE void collect_set(real* to, const real* from, int all, int first, int own) {
+    const int run = own * (pitch(P) / TILE);
+    for (int item = thread(); item < TILE * run; item += threads()) {
+        copy16(to + (i64)item * TILE,
+               from + ((i64)(item / run) * all + first) * pitch(P) + item % run * TILE);
+    }
+}
+
+// This block's share of what all blocks left, for the next visit; at the chain's end all of it.
+template <bool DOWN>
+DEVICE void collect(const Block& b, const Part& part, bool whole) {
+    int first, own;
+    share(part.all, whole ? 0 : b.part, whole ? 1 : b.parts, first, own);
+    const real* from = b.exchange + (i64)(b.visits & 1) * room(b.widest);
+    collect_set<NARROW>(b.V, from, part.all, first, own);
+    collect_set<AFTER<DOWN>>(b.V + after_in(b.held), from + after_in(b.widest), part.all, first,
+                             own);
+    commit_copies();
+    wait_copies<0>();
+}
+
+// Say that this block's sums of a visit are there: to all, or to those with the same outputs.
+DEVICE void hand_over(const Block& b) {
+    arrive((b.parts > 1 ? b.near : b.done) + b.column);
+}
+
+// Wait for what the next visit needs. Of other outputs' blocks only those whose products this
+// block reads are waited for, and never fewer than the columns' even share: so all wait for all
+// across two visits, which is why two halves are enough to exchange in.
+template <bool DOWN>
+DEVICE void take_over(Block& b, const Part& part, real* slots, bool whole) {
+    const u32 goal = (b.visits + 1) * b.parts;
+    if (b.parts > 1) {
+        if (thread() == 0) wait_until(b.near + b.column, goal);
+        sync_block();
+        finish<DOWN>(b, part, slots);
+        arrive(b.done + b.column);
+    }
+    const int first = whole ? 0 : b.part * b.columns / b.parts;
+    const int end = whole ? b.columns : ((b.part + 1) * b.columns + b.parts - 1) / b.parts;
+    for (int i = first + thread(); i < end; i += threads()) wait_until(b.done + i, goal);
+    sync_block();
+    collect<DOWN>(b, part, whole);
+    b.visits++;
+}
