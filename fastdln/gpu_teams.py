@@ -24,8 +24,8 @@ OVERHEAD = 1.35
 # A warp that has a scheduler to itself waits for its own loads for so much of its time.
 ALONE = 1.3
 # Instructions to add up the partial sums of one vector of outputs, for each share and beside
-# them, and to form its factors.
-ADD, ADD_FIRST, FACTORS = 6, 30, 90
+# them, and to form its factors: many on the way to the narrow end, few on the way back.
+ADD, ADD_FIRST, FACTORS = 6, 30, 60
 # Cycles of the barriers of one block in a visit, of a meeting of blocks, and until something
 # comes from the second-level cache.
 SYNCS, MEETING, TRIP = 500, 1500, 400
@@ -55,11 +55,18 @@ def teams(packing: Packing, velocity: bool, card: Any) -> Iterator[Team]:
         if group > packing.widest:
             return
         for parts in (n for n in range(1, MOST_PARTS + 1) if group % n == 0):
-            for threads in range(WARP, MOST_THREADS + 1, WARP):
+            for threads in _threads(packing, group, parts):
                 team = Team(group, threads, parts)
                 shared = shared_bytes(packing, team, velocity)
                 if fits(packing, team) and shared <= card.shared_bytes:
                     yield team
+
+
+def _threads(packing: Packing, group: int, parts: int) -> list[int]:
+    """Return the likely sizes of a block: whole warps, and those that leave no thread idle."""
+    own, inner = Team(group, 0, parts).own(packing.widest), -(-packing.widest // parts)
+    shared = range(own, min(own * inner, MOST_THREADS) + 1, own)
+    return sorted({*range(WARP, MOST_THREADS + 1, WARP), *shared})
 
 
 def step_cycles(packing: Packing, team: Team, velocity: bool, card: Any) -> float:

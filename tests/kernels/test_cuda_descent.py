@@ -284,10 +284,10 @@ def test_teams_hold_their_networks(width, count, shared, dtype):
 
 @pytest.mark.parametrize(
     ("count", "width", "team"),
-    [(132, 100, (1, 128, 1)), (400, 26, (1, 32, 1)), (4, 1000, (66, 128, 6))],
+    [(132, 100, (1, 125, 1)), (400, 26, (1, 49, 1)), (4, 1000, (66, 115, 6))],
 )
 def test_teams_keep_all_schedulers_busy(count, width, team):
-    """Of an H200: four schedulers for 128 threads; blocks of a warp; two blocks beside each other,
+    """Of an H200: four warps for four schedulers; room for all 400; two blocks beside each other,
     of networks that have half of the card each, so that one works while the other waits."""
     from fastdln.gpu import Card
 
