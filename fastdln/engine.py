@@ -21,6 +21,7 @@ from .kernel_choice import Choice, choose, step_seconds
 from .plan import chain_layout
 from .regression import ReducedRegression
 from .rules import Moving, Rule
+from .run import Callback, Run, Schedule
 from .start import put
 
 log = logging.getLogger("fastdln")
@@ -34,8 +35,6 @@ TRIAL_SECONDS = 0.01
 # Length of a step from which a team is tried first.
 LONG_STEP = 1e-3
 
-Callback = Callable[[int, float], None]
-Schedule = Callable[[int], np.ndarray]
 # Takes the step to advance to, and what lets every member of a team do its part of some work.
 Advance = Callable[[int, Callable[..., Any]], None]
 
@@ -94,7 +93,7 @@ class Chain:
         return buffer[: self.layout.q * stride].reshape(self.layout.q, stride)
 
 
-class Descent:
+class Descent(Run):
     """A chain of layers under gradient descent on an objective.
 
     Parameters
@@ -105,13 +104,8 @@ class Descent:
         Columns of the first layer, then rows of every layer.
     rows : ndarray, shape (depth,)
         Rows of every layer of the full-width network, which decide its step size.
-    objective : ReducedRegression or other objective on its inputs' span
-    steps : int
-        Most steps that may be taken.
-    tolerance : float
-        Relative loss at or below which the run has converged.
-    schedule : callable, optional
-        From a step to the indices of its minibatch; None is full-batch.
+    objective, steps, tolerance, schedule
+        As for `Run`.
     kernel : {"auto", "two-pass", "zigzag"}
         See `fastdln.kernel_choice`.
     """
@@ -130,14 +124,10 @@ class Descent:
         schedule: Schedule | None = None,
         kernel: str = "auto",
     ):
+        super().__init__(objective, steps, tolerance, schedule)
         self.chain = Chain(layers, widths, dtype)
         order = slice(None, None, -1) if self.chain.mirrored else slice(None)
         self._moving = Moving(rule, learning_rate, rows[order], self.chain.layout)
-        self._objective = objective
-        self._schedule = schedule
-        self._tolerance = tolerance
-        self.losses = np.empty(steps + 1)
-        self.step = -1
         self._fused = isinstance(objective, ReducedRegression) and not (schedule or rule.adam)
         plain = plain_regression(objective, rule, schedule)
         self.choice: Choice = choose(
@@ -166,24 +156,6 @@ class Descent:
         scratch = self._moving.scratch(self.chain.layout, self.choice.team)
         advance = self._regression_advance(*scratch) if self._fused else self._stepwise(scratch)
         return lambda goal, team: advance(goal, functools.partial(parallel.together, pool, team))
-
-    @property
-    def floor(self) -> float:
-        """The loss at or below which the run has converged."""
-        return self._tolerance * self.losses[0] if self.step >= 0 else -1.0
-
-    @property
-    def finished(self) -> bool:
-        """Whether the loss has converged or diverged."""
-        return self.status != "completed"
-
-    @property
-    def status(self) -> str:
-        """``"completed"``, ``"converged"`` or ``"diverged"``."""
-        loss = self.losses[self.step]
-        if not np.isfinite(loss):
-            return "diverged"
-        return "converged" if loss <= self.floor else "completed"
 
     def _regression_advance(self, scratch: np.ndarray) -> Advance:
         """Return what takes many steps of a regression in one call of a kernel."""
@@ -264,18 +236,9 @@ class Descent:
                 *member,
             )
         )  # fmt: skip
-        self.step += 1
-        M = chain.end_to_end()
-        # A matrix that has overflowed is a diverged run, not an objective's business.
-        if not np.isfinite(M).all():
-            self.losses[self.step] = np.nan
-            return
-        with np.errstate(over="ignore", invalid="ignore"):
-            self.losses[self.step], G = self._objective.evaluate(M)
-            if self._schedule is not None:
-                G = self._objective.batch_gradient(M, self._schedule(self.step))
-            factor = -float(self._moving.rates[0]) if self._moving.plain else 1.0
-            chain.put_gradient(G, factor)
+        G = self.note(chain.end_to_end())
+        if G is not None:
+            chain.put_gradient(G, -float(self._moving.rates[0]) if self._moving.plain else 1.0)
 
 
 def plain_regression(objective: Any, rule: Rule, batches: Any) -> bool:

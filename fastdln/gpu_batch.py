@@ -24,6 +24,7 @@ from . import memory
 from .gpu_teams import choose_team
 from .regression import ReducedRegression
 from .rules import Rule
+from .run import status_of
 from .start import whole
 
 log = logging.getLogger("fastdln")
@@ -92,13 +93,6 @@ def regression_problem(objective: ReducedRegression) -> Problem:
     """Return a reduced regression as the kernels take it."""
     scale = np.broadcast_to(objective.scale, objective.target.shape)
     return Problem(np.ascontiguousarray(scale), objective.target, objective.constant)
-
-
-def status_of(loss: float, floor: float) -> str:
-    """Return how a run whose last loss is `loss` ended."""
-    if not np.isfinite(loss):
-        return "diverged"
-    return "converged" if loss <= floor else "completed"
 
 
 def train_many(

@@ -12,20 +12,20 @@ from fastdln.kernels.cuda.packing import Packing
 from fastdln.kernels.cuda.plain import ADAM, PLAIN, VELOCITY, Plain, Steps, plain_bytes
 
 from . import memory
-from .engine import Callback, Schedule
 from .gpu import Card, on_card
-from .gpu_batch import PIECE_SECONDS, Job, Pace, motion, regression_problem, status_of, to_host
+from .gpu_batch import PIECE_SECONDS, Job, Pace, motion, regression_problem, to_host
 from .gpu_launch import Launcher
 from .gpu_teams import choose_team, is_able
 from .regression import ReducedRegression
 from .rules import Rule
+from .run import Callback, Run, Schedule
 from .start import whole
 
 # Layers up to which the kernels of a step are recorded once and queued together.
 MOST_RECORDED = 4096
 
 
-class Descent:
+class Descent(Run):
     """A chain of layers under gradient descent on an objective, on a card.
 
     Parameters
@@ -40,8 +40,6 @@ class Descent:
 
     Attributes
     ----------
-    losses : ndarray of float64
-    step : int
     engine : {"sweep", "plain"}
 
     Raises
@@ -69,13 +67,11 @@ class Descent:
         engine: str = "auto",
         launcher: Any = None,
     ):
+        super().__init__(objective, steps, tolerance, schedule)
         self._here: Callable[[], Any] = (
             (lambda: on_card(card)) if launcher is None else (lambda: nullcontext())
         )
-        self._objective, self._schedule, self._tolerance = objective, schedule, tolerance
         self._inside = isinstance(objective, ReducedRegression) and schedule is None
-        self.losses = np.empty(steps + 1)
-        self.step = -1
         job = Job(tuple(widths), np.asarray(rows, np.float64), learning_rate, lambda: layers)
         with self._here():
             launcher = launcher or Launcher(card, dtype)
@@ -93,21 +89,6 @@ class Descent:
         """Return layer `index`, input first, as a NumPy array."""
         with self._here():
             return self._chain.layer(index)
-
-    @property
-    def floor(self) -> float:
-        """The loss at or below which the run has converged."""
-        return self._tolerance * self.losses[0] if self.step >= 0 else -1.0
-
-    @property
-    def finished(self) -> bool:
-        """Whether the loss has converged or diverged."""
-        return self.status != "completed"
-
-    @property
-    def status(self) -> str:
-        """``"completed"``, ``"converged"`` or ``"diverged"``."""
-        return status_of(self.losses[self.step], self.floor)
 
     def run(self, callback: Callback | None = None) -> None:
         """Take all steps, or fewer where the loss converges or is no longer finite."""
@@ -138,16 +119,9 @@ class Descent:
 
     def _evaluate(self) -> None:
         """Move on to the next step: its loss, and the gradient for the step after it."""
-        self.step += 1
-        M = self._chain.end_to_end()
-        if not np.isfinite(M).all():
-            self.losses[self.step] = np.nan
-            return
-        with np.errstate(over="ignore", invalid="ignore"):
-            self.losses[self.step], G = self._objective.evaluate(M)
-            if self._schedule is not None:
-                G = self._objective.batch_gradient(M, self._schedule(self.step))
-        self._chain.put_gradient(G, self.step)
+        G = self.note(self._chain.end_to_end())
+        if G is not None:
+            self._chain.put_gradient(G, self.step)
 
 
 def _sweeps(job: Job, rule: Rule, launcher: Any, engine: str) -> bool:

@@ -13,11 +13,11 @@ from typing import Any
 from fastdln.kernels.cpu.tiles import lanes
 
 from . import check, parallel
-from .engine import Callback
 from .kernel_choice import worth_going_side_by_side
 from .plan import chain_layout
 from .random import seed_key
 from .result import TrainResult
+from .run import Callback
 from .side_by_side import SideBySide, may_go_side_by_side
 from .task import Preparation, Task, prepare
 

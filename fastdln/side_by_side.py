@@ -18,6 +18,7 @@ from .kernel_choice import choose, fits_side_by_side
 from .plan import Plan, chain_layout
 from .result import TrainResult
 from .rules import Moving, Rule
+from .run import status_of
 from .start import put
 from .task import Preparation, Task
 
@@ -40,11 +41,8 @@ class Place(NamedTuple):
 
     @property
     def status(self) -> str:
-        """As of `fastdln.engine.Descent`."""
-        loss = self.losses[self.step]
-        if not np.isfinite(loss):
-            return "diverged"
-        return "converged" if loss <= self.floor else "completed"
+        """As of `fastdln.run.Run`."""
+        return status_of(self.losses[self.step], self.floor)
 
     @property
     def ended(self) -> bool:

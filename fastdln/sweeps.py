@@ -22,10 +22,10 @@ from .workers import Bundle, Cluster, Report, Threads
 if TYPE_CHECKING:
     import xarray as xr
 
-    from .engine import Callback
     from .plan import Plan
     from .result import TrainResult
     from .rules import Rule
+    from .run import Callback
     from .task import Preparation, Task
 
 # One value for each variable of a dataset.

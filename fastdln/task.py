@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import check, memory, theory
-from .engine import Callback, Descent, Schedule, plain_regression
+from .engine import Descent, plain_regression
 from .kernel_choice import KERNELS, check_kernel
 from .lifting import Lift, LiftedWeights, layer_shapes
 from .network import Network
@@ -23,6 +23,7 @@ from .plan import Plan, plan, plan_network
 from .random import Stream, standard_normal, stream_id
 from .result import TrainResult
 from .rules import Rule
+from .run import Callback, Schedule
 from .start import Draw, Start, start_dense, start_drawn, start_restricted
 
 log = logging.getLogger("fastdln")

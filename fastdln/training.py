@@ -3,11 +3,11 @@
 import time
 from typing import Any
 
-from .engine import Callback
 from .network import Network
 from .objective import Objective
 from .random import seed_key
 from .result import TrainResult
+from .run import Callback
 from .task import prepare
 
 
