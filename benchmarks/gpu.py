@@ -92,7 +92,7 @@ class Ours:
 
     def step(self, count):
         self._goal += count
-        self.batch.advance(self._launcher.sweep, self._active, self._goal)
+        self.batch.advance(self._launcher.zigzag, self._active, self._goal)
         self._launcher.synchronize()
 
 

@@ -45,7 +45,7 @@ def end_to_end(weights: Sequence[np.ndarray], *, out: np.ndarray | None = None) 
     ValueError
         If there is no layer, a layer is empty, the shapes do not chain, or `out` does not fit.
     """
-    if _on_a_card(weights):
+    if _any_on_a_card(weights):
         return _on_card("end_to_end", out, weights)
     layers = _checked(weights)
     out = _output("out", out, (layers[-1].shape[0], layers[0].shape[1]), layers)
@@ -83,7 +83,7 @@ def forward(
     TypeError, ValueError
         As `end_to_end`, and where X does not fit the first layer.
     """
-    if _on_a_card(weights):
+    if _any_on_a_card([*weights, X]):
         return _on_card("forward", out, weights, X)
     layers = _checked(weights)
     X = _operand("X", X, layers[0].dtype, rows=layers[0].shape[1], of="columns of layer 1")
@@ -120,7 +120,7 @@ def gradients(
     TypeError, ValueError
         As `end_to_end`, and where G is not of shape (d_y, d).
     """
-    if _on_a_card(weights):
+    if _any_on_a_card([*weights, G]):
         return _on_card("gradients", out, weights, G)
     layers = _checked(weights)
     shape = (layers[-1].shape[0], layers[0].shape[1])
@@ -317,11 +317,11 @@ def _reference_gradients(layers: list[np.ndarray], G: np.ndarray, outs: list[np.
         outs[0][:] = G
 
 
-def _on_a_card(weights: Sequence[Any]) -> bool:
-    """Tell whether the first layer lies on a card, by the protocols; imports nothing."""
+def _any_on_a_card(arrays: Sequence[Any]) -> bool:
+    """Tell whether any array lies on a card, by the protocols; imports nothing."""
     from .gpu_chain import on_a_card
 
-    return len(weights) > 0 and not isinstance(weights[0], np.ndarray) and on_a_card(weights[0])
+    return any(not isinstance(array, np.ndarray) and on_a_card(array) for array in arrays)
 
 
 def _on_card(name: str, out: Any, *arguments: Any) -> Any:

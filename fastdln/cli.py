@@ -116,24 +116,30 @@ def options(
 @app.command()
 @guarded
 def figure1(
-    preset: PresetOption = "quick", output: OutputOption = None, quiet: QuietOption = False
+    preset: PresetOption = "quick",
+    output: OutputOption = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
 ) -> None:
     """Draw the paper's Figure 1: how far networks have trained, over width and depth."""
     from . import figures
 
-    files = figures.figure1(preset, output, progress=not quiet, say=typer.echo)
+    files = figures.figure1(preset, output, device=device, progress=not quiet, say=typer.echo)
     typer.echo(f"wrote {', '.join(map(str, files))}")
 
 
 @app.command()
 @guarded
 def figure2(
-    preset: PresetOption = "quick", output: OutputOption = None, quiet: QuietOption = False
+    preset: PresetOption = "quick",
+    output: OutputOption = None,
+    device: DeviceOption = "auto",
+    quiet: QuietOption = False,
 ) -> None:
     """Draw the paper's Figure 2: loss while training, for several widths and depths."""
     from . import figures
 
-    files = figures.figure2(preset, output, progress=not quiet, say=typer.echo)
+    files = figures.figure2(preset, output, device=device, progress=not quiet, say=typer.echo)
     typer.echo(f"wrote {', '.join(map(str, files))}")
 
 

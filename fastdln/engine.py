@@ -21,13 +21,11 @@ from .kernel_choice import Choice, choose, step_seconds
 from .plan import chain_layout
 from .regression import ReducedRegression
 from .rules import Moving, Rule
-from .run import Callback, Run, Schedule
+from .run import PIECE_SECONDS, Callback, Run, Schedule
 from .start import put
 
 log = logging.getLogger("fastdln")
 
-# Seconds between returns to Python: Ctrl-C and callbacks wait at most about this long.
-PIECE_SECONDS = 0.2
 # Every so manieth piece goes to the team that was slower, and is that much shorter.
 TRY_AGAIN = 16
 # Length of a piece by which a team can be judged: starting its threads takes some 0.1 ms.
@@ -150,6 +148,10 @@ class Descent(Run):
                 if callback is not None:
                     callback(self.step, float(self.losses[self.step]))
         self.chain.release()
+
+    def trained(self) -> Callable[[int], np.ndarray]:
+        """Return what gives the layers, input first, by their index."""
+        return self.chain.layer
 
     def advancing(self, pool: ThreadPoolExecutor) -> Callable[[int, int], None]:
         """Return what advances to a step with a team of a size, its threads from the pool."""

@@ -57,6 +57,7 @@ def figure1(
     output: Any = None,
     *,
     progress: bool = True,
+    device: str = "auto",
     client: Any = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Path, ...]:
@@ -75,6 +76,8 @@ def figure1(
         means ``figure1-PRESET`` in the current directory.
     progress : bool
         Whether to show progress on standard error.
+    device : {"auto", "cpu", "gpu", "gpu:N"}
+        As for `fastdln.sweep`.
     client : dask.distributed.Client, optional
         Train on this cluster.
     say : callable, optional
@@ -98,7 +101,7 @@ def figure1(
 
         return heatmaps(dataset, [int(s) for s in dataset["step"].values if s])
 
-    return _figure("figure1", FIGURE1, preset, output, draw, progress, client, say)
+    return _figure("figure1", FIGURE1, preset, output, draw, progress, device, client, say)
 
 
 def figure2(
@@ -106,6 +109,7 @@ def figure2(
     output: Any = None,
     *,
     progress: bool = True,
+    device: str = "auto",
     client: Any = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Path, ...]:
@@ -119,7 +123,7 @@ def figure2(
 
         return loss_curves(dataset)
 
-    return _figure("figure2", FIGURE2, preset, output, draw, progress, client, say)
+    return _figure("figure2", FIGURE2, preset, output, draw, progress, device, client, say)
 
 
 def _figure(
@@ -129,17 +133,23 @@ def _figure(
     output: Any,
     draw: Callable[["xr.Dataset"], "Figure"],
     progress: bool,
+    device: str,
     client: Any,
     say: Callable[[str], None] | None,
 ) -> tuple[Path, ...]:
     from .plot import save
 
     chosen = presets[check.one_of("preset", preset, presets)]
+    device = check.device(device)
     directory = _directory(output, f"{name}-{preset}")
     store = directory / f"{name}.zarr"
     if say is not None:
-        say(_announcement(f"{name}, preset {preset}", chosen, store, here=client is None))
-    figure = draw(_sweep(chosen, store, progress, client))
+        say(
+            _announcement(
+                f"{name}, preset {preset}", chosen, store, device if client is None else None
+            )
+        )
+    figure = draw(_sweep(chosen, store, progress, device, client))
     files = directory / f"{name}.png", directory / f"{name}.svg"
     for file in files:
         save(figure, file)
@@ -160,7 +170,7 @@ def _directory(output: Any, default: str) -> Path:
     return directory
 
 
-def _sweep(preset: Preset, store: Path, progress: bool, client: Any) -> "xr.Dataset":
+def _sweep(preset: Preset, store: Path, progress: bool, device: str, client: Any) -> "xr.Dataset":
     from .regression import paper_regression
     from .sweeps import sweep
 
@@ -172,14 +182,15 @@ def _sweep(preset: Preset, store: Path, progress: bool, client: Any) -> "xr.Data
         steps=preset.steps,
         record_steps=preset.record_steps,
         store=store,
+        device=device,
         client=client,
         progress=progress,
         dtype="float32",
     )
 
 
-def _announcement(title: str, preset: Preset, store: Path, here: bool) -> str:
-    """Say what will be trained and how long that takes on this machine."""
+def _announcement(title: str, preset: Preset, store: Path, device: str | None) -> str:
+    """Say what will be trained and, where that is on this machine's CPU, how long it takes."""
     grid = _grid(preset)
     pending = _pending(grid, store)
     total = len(INITS) * len(grid.width) * len(grid.depth)
@@ -189,7 +200,7 @@ def _announcement(title: str, preset: Preset, store: Path, here: bool) -> str:
     ]
     if len(pending) < total:
         parts.append(f"{total - len(pending)} of them are done")
-    if here and pending:
+    if device == "cpu" and pending:
         parts.append(f"estimated time: up to {duration(_seconds(preset, pending))}")
     return "; ".join(parts)
 

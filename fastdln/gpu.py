@@ -12,6 +12,8 @@ from . import memory
 
 # The oldest cards whose copies into shared memory the kernels use (A100 and later).
 OLDEST = (8, 0)
+# cudaErrorNoDevice.
+NO_DEVICE = 100
 # What copies reach of the memory's bandwidth by its clock (an H200: 4.3 of 4.9 TB/s).
 COPY_SHARE = 0.88
 INSTALL = "pip install 'fastdln[cuda13]' (driver 580 or later) or 'fastdln[cuda12]'"
@@ -46,9 +48,9 @@ class Card:
 
 
 def available() -> bool:
-    """Return whether ``device="auto"`` can choose a card; never raises."""
+    """Return whether there is a card that ``device="gpu"`` can use."""
     try:
-        # What CuPy warns of when first imported is no business of those who asked for "auto".
+        # What CuPy warns of when first imported is no answer.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             require_gpu("gpu")
@@ -65,7 +67,7 @@ def require_gpu(device: Any = "gpu") -> Card:
     ValueError
         For another name, or an N that this machine does not have.
     ImportError
-        If CuPy is not installed, or cannot be loaded.
+        If CuPy, the compiler NVRTC or cuBLAS is not installed, or cannot be loaded.
     RuntimeError
         If there is no driver, none new enough, no card, or a card that is too old.
     """
@@ -75,6 +77,7 @@ def require_gpu(device: Any = "gpu") -> Card:
     if ordinal >= count:
         known = "'gpu:0'" if count == 1 else f"'gpu:0' to 'gpu:{count - 1}'"
         raise ValueError(f"device {device!r} does not exist: this machine has {known}")
+    _require_libraries(cupy, device)
     return _card(cupy, ordinal)
 
 
@@ -118,13 +121,27 @@ def _count(cupy: Any, device: str) -> int:
     try:
         count = int(runtime.getDeviceCount())
     except runtime.CUDARuntimeError as error:
-        raise RuntimeError(f"device {device!r} cannot be used: {error}") from error
+        if getattr(error, "status", None) != NO_DEVICE:
+            raise RuntimeError(f"device {device!r} cannot be used: {error}") from error
+        count = 0
     if count == 0:
         raise RuntimeError(
             f"device {device!r}: the NVIDIA driver is loaded but finds no card"
             " (is one assigned to this job, and CUDA_VISIBLE_DEVICES right?)"
         )
     return count
+
+
+def _require_libraries(cupy: Any, device: str) -> None:
+    """Raise unless the compiler and the matrix products that CuPy loads by itself are there."""
+    try:
+        cupy.cuda.nvrtc.getVersion()
+        cupy.cuda.cublas  # noqa: B018 - loaded when it is first asked for
+    except Exception as error:  # CuPy's own kinds, which differ between its versions
+        raise ImportError(
+            f"device {device!r} needs NVRTC and cuBLAS, which CuPy does not find"
+            f" ({' '.join(str(error).split())}): {INSTALL}"
+        ) from error
 
 
 def _card(cupy: Any, ordinal: int) -> Card:

@@ -1,5 +1,6 @@
 """Many networks on one card at once: packed by width, longest first, as many as memory holds."""
 
+import functools
 import logging
 import time
 import weakref
@@ -10,33 +11,30 @@ from typing import Any
 import numpy as np
 
 from fastdln.kernels.cuda.batch import (
+    MOST_CARRIED,
     Batch,
     Motion,
     Problem,
     Team,
     batch_bytes,
-    kernel_constants,
-    shared_bytes,
+    to_host,
 )
 from fastdln.kernels.cuda.packing import Packing
 
 from . import memory
-from .gpu_teams import choose_team
+from .gpu_teams import class_of, common_team
 from .regression import ReducedRegression
-from .rules import Rule
-from .run import status_of
+from .rules import Rates, Rule
+from .run import PIECE_SECONDS, next_piece, status_of
 from .start import whole
 
 log = logging.getLogger("fastdln")
 
-Progress = dict[int, int]
+# The step that each network in work has reached, and its loss there.
+Progress = dict[int, tuple[int, float]]
 
-# Seconds between returns to Python: Ctrl-C and progress wait at most about this long.
-PIECE_SECONDS = 0.2
 # Share of the card's free memory that a batch may plan to take: the rest is for the pool's gaps.
 MEMORY_SHARE = 0.9
-# Widths that share a launch: a block's shared memory is that of the widest beside it.
-CLASSES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
 @dataclass(frozen=True)
@@ -80,13 +78,9 @@ class Outcome:
 
 
 def motion(job: Job, rule: Rule) -> Motion:
-    """Return how a job's weights move, as `fastdln.rules.Moving` does on the CPU."""
-    return Motion(
-        job.learning_rate / job.rows,
-        rule.weight_decay * job.rows,
-        1 - job.learning_rate * rule.weight_decay,
-        rule.momentum,
-    )
+    """Return how a job's weights move."""
+    rates = Rates.of(rule, job.learning_rate, job.rows)
+    return Motion(rates.steps, rates.pulls, rates.decay, rule.momentum)
 
 
 def regression_problem(objective: ReducedRegression) -> Problem:
@@ -95,7 +89,28 @@ def regression_problem(objective: ReducedRegression) -> Problem:
     return Problem(np.ascontiguousarray(scale), objective.target, objective.constant)
 
 
-def train_many(
+def put_layers(launcher: Any, layers: Sequence[Any], place: Callable[[int], Any]) -> None:
+    """Write the layers of a start, one by one, to their places on a card."""
+    for i, layer in enumerate(layers):
+        place(i)[...] = launcher.xp.asarray(whole(layer), dtype=launcher.dtype)
+
+
+def team_of(
+    launcher: Any, widths: tuple[int, ...], objective: Any, rule: Rule, batches: Any
+) -> Team | None:
+    """Return the team with which a network is trained together with others; None where it is not.
+
+    Full-batch gradient descent is, with or without momentum, on a regression from few inputs to
+    few outputs; `batches` is the size or the schedule of minibatches, None for all samples.
+    """
+    inside = isinstance(objective, ReducedRegression) and batches is None and rule.equivariant
+    ends, class_ = (widths[0], widths[-1]), class_of(max(widths))
+    if not inside or max(ends) > MOST_CARRIED or not class_:
+        return None
+    return common_team(class_, ends, launcher.dtype.name, rule.momentum > 0, launcher.card)
+
+
+def train_together(
     launcher: Any,
     jobs: Sequence[Job],
     rule: Rule,
@@ -105,20 +120,21 @@ def train_many(
 ) -> Iterator[Outcome | Progress]:
     """Train every job on one regression by gradient descent; yield each as it finishes.
 
+    A network's bits depend on its class of widths and on the card, but not on the other jobs.
+
     Parameters
     ----------
     launcher : Launcher
-        Of the card and the dtype.
+        Of the card and the dtype; the card is the current one.
     jobs : sequence of Job
-        All from as many inputs to as many outputs, each at most 32.
+        All from as many inputs to as many outputs, and each with a `team_of` its own.
     rule : Rule
-        Not Adam.
     steps, tolerance
-        As for `fastdln.engine.Descent`.
+        As for `fastdln.run.Run`.
 
     Yields
     ------
-    Outcome, or about every 0.2 s a dict from the jobs in work to the step each has reached
+    Outcome, or about every 0.2 s a dict from the jobs in work to step and loss of each
         Training goes on when the next one is asked for, and ends where none is.
 
     Raises
@@ -126,14 +142,16 @@ def train_many(
     MemoryError
         If one network alone does not fit on the card; the message names the bytes.
     ValueError
-        If a network is too wide for the kernel, or `rule` is Adam.
+        If a network is not trained together with others.
     """
-    if not rule.equivariant:
-        raise ValueError("Adam is not trained in batches; train its networks one by one")
     for members in _classes(jobs):
+        widths = jobs[members[0]].widths
+        team = team_of(launcher, widths, objective, rule, None)
+        if team is None:
+            raise ValueError(f"networks of widths {widths} are trained one by one on a card")
         most = len(members)
         while members:
-            packing, team = _fitting(launcher, jobs, members[:most], rule, steps)
+            packing = _fitting(launcher, jobs, members[:most], team, rule, steps)
             taken = members[: len(packing.widths)]
             try:
                 batch = _loaded(
@@ -142,7 +160,10 @@ def train_many(
                 )  # fmt: skip
             except launcher.out_of_memory() as error:
                 if len(taken) == 1:
-                    raise MemoryError(f"{launcher.card} has no room for one network") from error
+                    needed = batch_bytes(packing, team, rule.momentum > 0, steps)
+                    raise MemoryError(
+                        f"{launcher.card} has no room for one network, which needs {needed:,} bytes"
+                    ) from error
                 most = len(taken) // 2
                 log.warning(
                     "%s ran out of memory with %d networks at once; going on with %d",
@@ -155,12 +176,15 @@ def train_many(
 
 
 def _classes(jobs: Sequence[Job]) -> list[list[int]]:
-    """Return the numbers of jobs whose widths share a launch, the most work first in each."""
+    """Return the numbers of jobs whose widths share a launch, the longest first in each.
+
+    Layers come one after the other, so that depth counts before width.
+    """
     classes: dict[int, list[int]] = {}
     for i, job in enumerate(jobs):
-        classes.setdefault(int(np.searchsorted(CLASSES, max(job.widths))), []).append(i)
+        classes.setdefault(class_of(max(job.widths)), []).append(i)
     for members in classes.values():
-        members.sort(key=lambda i: -_work(jobs[i]))
+        members.sort(key=lambda i: (-len(jobs[i].widths), -_work(jobs[i])))
     return [classes[k] for k in sorted(classes, reverse=True)]
 
 
@@ -169,35 +193,23 @@ def _work(job: Job) -> int:
 
 
 def _fitting(
-    launcher: Any, jobs: Sequence[Job], members: Sequence[int], rule: Rule, steps: int
-) -> tuple[Packing, Team]:
-    """Return the packing of as many of the first `members` as the card holds, and their team."""
-    velocity, count = rule.momentum > 0, len(members)
+    launcher: Any, jobs: Sequence[Job], members: Sequence[int], team: Team, rule: Rule, steps: int
+) -> Packing:
+    """Return the packing of as many of the first `members` as the card's memory holds."""
+    count = len(members)
     while True:
         packing = Packing([jobs[i].widths for i in members[:count]], launcher.dtype)
-        team = choose_team(packing, velocity, launcher.card)
-        if team is None:
-            widest = max(max(w) for w in packing.widths)
-            raise ValueError(
-                f"no team of blocks on {launcher.card} holds a network of width {widest} with"
-                f" {packing.d} inputs and {packing.q} outputs"
-            )
-        needed, free = batch_bytes(packing, team, velocity, steps), launcher.free_bytes()
+        needed = batch_bytes(packing, team, rule.momentum > 0, steps)
+        free = launcher.free_bytes()
         if count == 1:
             memory.require(
                 needed, free, f"a network of depth {packing.depth(0)} on {launcher.card}",
                 "use a smaller width, depth or dtype",
             )  # fmt: skip
-            return packing, team
+            return packing
         room = free * MEMORY_SHARE / needed
-        if team.group > 1:
-            blocks = launcher.sweep_room(
-                kernel_constants(packing.q, packing.d, velocity, True), team.threads,
-                shared_bytes(packing, team, velocity),
-            )  # fmt: skip
-            room = min(room, blocks // team.group / count)
         if room >= 1:
-            return packing, team
+            return packing
         log.info("%s holds %d of %d networks at once", launcher.card, int(room * count), count)
         count = min(count - 1, max(1, int(room * count)))
 
@@ -218,37 +230,33 @@ def _loaded(
         nesterov=rule.nesterov,
     )  # fmt: skip
     for i, job in enumerate(jobs):
-        for j, layer in enumerate(job.draw()):
-            batch.layer(i, j)[...] = launcher.xp.asarray(whole(layer), dtype=launcher.dtype)
+        put_layers(launcher, job.draw(), functools.partial(batch.layer, i))
     return batch
 
 
 def _finish(
-    launcher: Any,
-    batch: Batch,
-    members: Sequence[int],
-    tolerance: float,
+    launcher: Any, batch: Batch, members: Sequence[int], tolerance: float
 ) -> Iterator[Outcome | Progress]:
     """Advance all networks of a batch until each has ended, yielding them as they do."""
-    active = np.arange(len(members))
+    waiting = np.arange(len(members))
     pace = Pace(launcher, batch)
-    while active.size:
-        steps = pace.advance(active)
-        yield {members[int(i)]: int(steps[i]) for i in active}
-        last = batch.last_losses(steps)
-        first = batch.last_losses(np.zeros_like(steps))
-        ended = [
-            int(i) for i in active
-            if steps[i] == batch.limit or status_of(last[i], tolerance * first[i]) != "completed"
-        ]  # fmt: skip
-        for i in ended:
-            yield Outcome(
-                members[i],
-                batch.recorded(i, int(steps[i])),
-                status_of(last[i], tolerance * first[i]),
-                _reader(batch, i),
-            )
-        active = np.setdiff1d(active, ended)
+    while waiting.size:
+        active = waiting[: pace.at_once]
+        steps = pace.advance(active)[active]
+        last, first = batch.losses_at(active, steps), batch.losses_at(active, 0 * steps)
+        yield {
+            members[i]: (int(step), float(loss))
+            for i, step, loss in zip(active, steps, last, strict=True)
+        }
+        ended = []
+        for i, step, loss, start in zip(active, steps, last, first, strict=True):
+            status = status_of(loss, tolerance * start)
+            if step == batch.limit or status != "completed":
+                ended.append(i)
+                yield Outcome(
+                    members[i], batch.recorded(i, int(step)), status, _reader(batch, int(i))
+                )
+        waiting = np.setdiff1d(waiting, ended)
 
 
 def _reader(batch: Batch, number: int) -> Callable[[int], np.ndarray]:
@@ -267,31 +275,34 @@ def _reader(batch: Batch, number: int) -> Callable[[int], np.ndarray]:
 
 
 class Pace:
-    """Pieces of training that each take about `PIECE_SECONDS`."""
+    """Pieces of training that each take about `PIECE_SECONDS`.
+
+    Attributes
+    ----------
+    at_once : int
+        How many networks an advance may take: those that blocks in groups work on all have to be
+        on the card at once.
+    """
 
     def __init__(self, launcher: Any, batch: Batch):
         self._launcher, self._batch = launcher, batch
-        self._steps = 1
-        team = batch.team
-        self._room = launcher.sweep_room(batch.constants, team.threads, batch.shared_bytes)
+        self._grouped = batch.team.group > 1
+        room = launcher.zigzag_room(batch.constants, batch.team.threads, batch.shared_bytes)
+        self._room = max(room // batch.team.group, 1)
+        self.at_once = self._room if self._grouped else len(batch.depths)
+        self._visits = int(batch.depths.max())  # of a layer, by every network in a piece
 
     def advance(self, active: np.ndarray, goal: int | None = None) -> np.ndarray:
         """Advance the active networks by one piece, to `goal` at most; return all steps."""
-        batch, grouped = self._batch, self._batch.team.group > 1
-        before = int(batch.steps_taken()[active].min())
-        most = batch.limit if goal is None else goal
+        batch, begun = self._batch, time.perf_counter()
+        goals: Any = batch.limit if goal is None else goal
+        if self._grouped:
+            # Deep networks take fewer steps, so that none waits for them.
+            before = np.maximum(batch.steps_taken()[active], 0)
+            goals = np.minimum(goals, before + np.maximum(self._visits // batch.depths[active], 1))
         # Single blocks watch the clock themselves; in waves, each has a part of the piece.
-        waves = -(-len(active) // max(self._room, 1))
-        target = min(most, max(before, 0) + self._steps) if grouped else most
-        begun = time.perf_counter()
-        batch.advance(self._launcher.sweep, active, target, PIECE_SECONDS / waves)
+        waves = -(-len(active) // self._room)
+        batch.advance(self._launcher.zigzag, active, goals, PIECE_SECONDS / waves)
         self._launcher.synchronize()
-        seconds = time.perf_counter() - begun
-        scaled = int(self._steps * PIECE_SECONDS / max(seconds, 1e-9))
-        self._steps = max(1, min(scaled, 4 * self._steps))
+        self._visits = next_piece(self._visits, self._visits, time.perf_counter() - begun)
         return batch.steps_taken()
-
-
-def to_host(array: Any) -> np.ndarray:
-    """Return an array as NumPy's."""
-    return array.copy() if isinstance(array, np.ndarray) else array.get()

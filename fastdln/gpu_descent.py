@@ -1,25 +1,22 @@
 """Gradient descent of one network on a card, with the face of `fastdln.engine.Descent`."""
 
+import functools
 import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
-from fastdln.kernels.cuda.batch import MOST_CARRIED, Batch, batch_bytes
+from fastdln.kernels.cuda.batch import MOST_CARRIED, Batch, batch_bytes, to_host
 from fastdln.kernels.cuda.packing import Packing
-from fastdln.kernels.cuda.plain import ADAM, PLAIN, VELOCITY, Plain, Steps, plain_bytes
+from fastdln.kernels.cuda.two_pass import ADAM, PLAIN, VELOCITY, Steps, TwoPass, two_pass_bytes
 
 from . import memory
-from .gpu import Card, on_card
-from .gpu_batch import PIECE_SECONDS, Job, Pace, motion, regression_problem, to_host
-from .gpu_launch import Launcher
-from .gpu_teams import choose_team, is_able
+from .gpu_batch import Job, Pace, motion, put_layers, regression_problem
+from .gpu_teams import choose_team
 from .regression import ReducedRegression
-from .rules import Rule
-from .run import Callback, Run, Schedule
-from .start import whole
+from .rules import Rates, Rule
+from .run import PIECE_SECONDS, Callback, Run, Schedule, next_piece
 
 # Layers up to which the kernels of a step are recorded once and queued together.
 MOST_RECORDED = 4096
@@ -32,22 +29,21 @@ class Descent(Run):
     ----------
     layers, widths, dtype, rows, learning_rate, rule, objective, steps, tolerance, schedule
         As for `fastdln.engine.Descent`.
-    card : Card
-    engine : {"auto", "sweep", "plain"}
-        Zigzag sweeps, one kernel a layer, or sweeps wherever they can.
-    launcher : Launcher, optional
-        Of this card; made where it is left out.
+    kernel : {"auto", "zigzag", "two-pass"}
+        Zigzag sweeps in one launch, two passes of one launch a layer, or zigzag wherever it can.
+    launcher : Launcher
+        Of the card and the dtype.
 
     Attributes
     ----------
-    engine : {"sweep", "plain"}
+    kernel : {"zigzag", "two-pass"}
 
     Raises
     ------
     MemoryError
         If the network does not fit on the card; the message names the bytes.
     ValueError
-        If `engine` is ``"sweep"`` where the kernel cannot do it.
+        If `kernel` is ``"zigzag"`` where that cannot do it.
     """
 
     def __init__(
@@ -62,43 +58,36 @@ class Descent(Run):
         steps: int,
         tolerance: float,
         schedule: Schedule | None = None,
+        kernel: str = "auto",
         *,
-        card: Card,
-        engine: str = "auto",
-        launcher: Any = None,
+        launcher: Any,
     ):
         super().__init__(objective, steps, tolerance, schedule)
-        self._here: Callable[[], Any] = (
-            (lambda: on_card(card)) if launcher is None else (lambda: nullcontext())
-        )
+        self._launcher = launcher
         self._inside = isinstance(objective, ReducedRegression) and schedule is None
         job = Job(tuple(widths), np.asarray(rows, np.float64), learning_rate, lambda: layers)
-        with self._here():
-            launcher = launcher or Launcher(card, dtype)
-            kind = _Sweeps if _sweeps(job, rule, launcher, engine) else _Layers
-            self.engine = kind.name
+        with launcher.here():
+            kind = _Zigzag if _goes_zigzag(job, rule, launcher, kernel) else _TwoPass
+            self.kernel = kind.name
             problem = objective if self._inside else None
             self._chain: Any = kind(launcher, job, rule, problem, steps, tolerance)
-
-    @property
-    def chain(self) -> "Descent":
-        """What has the layers: this object."""
-        return self
-
-    def layer(self, index: int) -> np.ndarray:
-        """Return layer `index`, input first, as a NumPy array."""
-        with self._here():
-            return self._chain.layer(index)
 
     def run(self, callback: Callback | None = None) -> None:
         """Take all steps, or fewer where the loss converges or is no longer finite."""
         last = self.losses.size - 1
-        with self._here():
+        with self._launcher.here():
             self._advance(0)
             while self.step < last and not self.finished:
                 self._advance(last)
                 if callback is not None:
                     callback(self.step, float(self.losses[self.step]))
+
+    def trained(self) -> Callable[[int], np.ndarray]:
+        """Return what gives the layers, input first, by their index; the card is left."""
+        with self._launcher.here():
+            layers = [self._chain.layer(i) for i in range(self._chain.depth)]
+        self._chain = None
+        return layers.__getitem__
 
     def _advance(self, goal: int) -> None:
         """Go on to `goal`, but for no longer than a piece of training."""
@@ -124,26 +113,26 @@ class Descent(Run):
             self._chain.put_gradient(G, self.step)
 
 
-def _sweeps(job: Job, rule: Rule, launcher: Any, engine: str) -> bool:
+def _goes_zigzag(job: Job, rule: Rule, launcher: Any, kernel: str) -> bool:
     """Return whether the zigzag kernel trains this network."""
-    if engine == "plain":
+    if kernel == "two-pass":
         return False
     able = rule.equivariant and max(job.widths[0], job.widths[-1]) <= MOST_CARRIED
     if able:
         packing = Packing([job.widths], launcher.dtype)
-        able = is_able(packing, rule.momentum > 0, launcher.card)
-    if engine == "sweep" and not able:
+        able = choose_team(packing, rule.momentum > 0, launcher.card) is not None
+    if kernel == "zigzag" and not able:
         raise ValueError(
-            f"engine 'sweep' carries at most {MOST_CARRIED} inputs and outputs, no Adam, and layers"
-            f" that fit a block of {launcher.card}; use 'auto' or 'plain'"
+            f"kernel 'zigzag' on a card carries at most {MOST_CARRIED} inputs and outputs, no Adam,"
+            f" and layers that fit the blocks of {launcher.card}; use 'auto' or 'two-pass'"
         )
     return able
 
 
-class _Sweeps:
+class _Zigzag:
     """The network as a batch of one."""
 
-    name = "sweep"
+    name = "zigzag"
 
     def __init__(
         self, launcher: Any, job: Job, rule: Rule, objective: Any, steps: int, tolerance: float
@@ -151,15 +140,15 @@ class _Sweeps:
         packing = Packing([job.widths], launcher.dtype)
         velocity = rule.momentum > 0
         team = choose_team(packing, velocity, launcher.card)
-        assert team is not None  # `_sweeps` has asked
+        assert team is not None  # `_goes_zigzag` has asked
         _require(launcher, job, batch_bytes(packing, team, velocity, steps))
         self._batch = Batch(
             launcher.xp, packing, [motion(job, rule)], steps=steps, tolerance=tolerance,
             problems=[regression_problem(objective)] if objective is not None else [], team=team,
             nesterov=rule.nesterov,
         )  # fmt: skip
-        for i, layer in enumerate(job.draw()):
-            self._batch.layer(0, i)[...] = launcher.xp.asarray(whole(layer), dtype=launcher.dtype)
+        put_layers(launcher, job.draw(), functools.partial(self._batch.layer, 0))
+        self.depth = packing.depth(0)
         self._launcher, self._pace, self._one = launcher, Pace(launcher, self._batch), np.arange(1)
 
     def advance(self, step: int, goal: int) -> tuple[int, np.ndarray]:
@@ -168,10 +157,10 @@ class _Sweeps:
         return reached, self._batch.recorded(0, reached)[step:]
 
     def begin(self) -> None:
-        self._batch.advance(self._launcher.sweep, self._one, 0)
+        self._batch.advance(self._launcher.zigzag, self._one, 0)
 
     def take_step(self, step: int) -> None:
-        self._batch.advance(self._launcher.sweep, self._one, step + 1)
+        self._batch.advance(self._launcher.zigzag, self._one, step + 1)
 
     def end_to_end(self) -> np.ndarray:
         return self._batch.end_to_end(0)
@@ -183,10 +172,10 @@ class _Sweeps:
         return to_host(self._batch.layer(0, index))
 
 
-class _Layers:
+class _TwoPass:
     """The network by one kernel a layer, transposed and back to front where d < q."""
 
-    name = "plain"
+    name = "two-pass"
 
     def __init__(
         self, launcher: Any, job: Job, rule: Rule, objective: Any, steps: int, tolerance: float
@@ -195,8 +184,8 @@ class _Layers:
         self._mirrored = widths[0] < widths[-1]
         if self._mirrored:
             widths, rows = widths[::-1], rows[::-1]
-        moving = _moving(rule, rows, job.learning_rate)
-        _require(launcher, job, plain_bytes(widths, launcher.dtype, moving.kind, steps))
+        moving = _steps(rule, rows, job.learning_rate)
+        _require(launcher, job, two_pass_bytes(widths, launcher.dtype, moving.kind, steps))
         self._launcher, self._limit, self._steps = launcher, steps, 1
         self._work: Callable[[], None] | None = None
         constant = 0.0
@@ -207,11 +196,11 @@ class _Layers:
                 launcher.xp.asarray(np.ascontiguousarray(a)) for a in turned
             )
             constant = problem.constant
-        self._net = Plain(
+        self._net = TwoPass(
             launcher, launcher.xp, widths, launcher.dtype, moving, steps, tolerance, constant
         )
-        for i, layer in enumerate(job.draw()):
-            self._place(i)[...] = launcher.xp.asarray(whole(layer), dtype=launcher.dtype)
+        put_layers(launcher, job.draw(), self._place)
+        self.depth = self._net.depth
         self._begun = False
 
     def advance(self, step: int, goal: int) -> tuple[int, np.ndarray]:
@@ -228,9 +217,7 @@ class _Layers:
             self._queue(self._move_and_evaluate)
         self._launcher.synchronize()
         if count:
-            seconds = time.perf_counter() - begun
-            scaled = int(count * PIECE_SECONDS / max(seconds, 1e-9))
-            self._steps = max(1, min(scaled, 4 * self._steps))
+            self._steps = next_piece(self._steps, count, time.perf_counter() - begun)
         reached = int(to_host(net.state)[0])
         return reached, to_host(net.losses[step : reached + 1])
 
@@ -275,14 +262,13 @@ class _Layers:
         return matrix.T if self._mirrored else matrix
 
 
-def _moving(rule: Rule, rows: np.ndarray, learning_rate: float) -> Steps:
-    """Return how layers move, as `fastdln.rules.Moving` does on the CPU."""
-    adam = rule.optimizer == "adam"
-    kind = ADAM if adam else VELOCITY if rule.momentum else PLAIN
-    pulls = np.full(rows.shape, rule.weight_decay) if adam else rule.weight_decay * rows
-    rates = learning_rate / rows ** (0.5 if adam else 1.0)
-    decay = 1 - learning_rate * rule.weight_decay
-    return Steps(kind, rule.nesterov, rates, pulls, np.sqrt(rows), decay, rule.momentum)
+def _steps(rule: Rule, rows: np.ndarray, learning_rate: float) -> Steps:
+    """Return how layers move."""
+    kind = ADAM if rule.adam else VELOCITY if rule.momentum else PLAIN
+    rates = Rates.of(rule, learning_rate, rows)
+    return Steps(
+        kind, rule.nesterov, rates.steps, rates.pulls, rates.scales, rates.decay, rule.momentum
+    )
 
 
 def _require(launcher: Any, job: Job, needed: int) -> None:

@@ -1,6 +1,7 @@
 """Starting kernels on the current card and stream: grids checked, shared memory asked for."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,23 @@ import numpy as np
 from fastdln.kernels.cuda import compiler
 from fastdln.kernels.cuda.sources import Constants
 
-from .gpu import Card, free_bytes
+from .gpu import Card, free_bytes, on_card, require_gpu
 
 # Shared memory that every kernel may have without asking.
 GRANTED = 48 * 1024
 MOST_ROWS = 65_535
+# Types of a kernel's arrays beside its own: losses and problems, tables, counters.
+READ_BY_ALL = (np.dtype("float64"), np.dtype("int64"), np.dtype("uint32"))
 # Two blocks of 256 threads on a multiprocessor.
 FEW_REGISTERS = 128
+
+
+def launcher_on(device: str, dtype: Any) -> "Launcher":
+    """Return what starts kernels of an element type on the card ``"gpu"`` or ``"gpu:N"`` names.
+
+    Raises as `fastdln.gpu.require_gpu` does.
+    """
+    return Launcher(require_gpu(device), dtype)
 
 
 class Launcher:
@@ -24,6 +35,10 @@ class Launcher:
         import cupy
 
         self.card, self.dtype, self.xp = card, np.dtype(dtype), cupy
+
+    def here(self) -> AbstractContextManager[Any]:
+        """Return what makes the card the current one."""
+        return on_card(self.card)
 
     def free_bytes(self) -> int:
         """Return how many bytes may still be allocated on the card."""
@@ -66,13 +81,13 @@ class Launcher:
         kernel = self._kernel(function, name, (), FEW_REGISTERS, False, shared)
         kernel(grid, (threads,), self._checked(arguments), shared_mem=shared)
 
-    def sweep(
+    def zigzag(
         self, constants: Constants, blocks: int, threads: int, shared: int, arguments: Any
     ) -> None:
         """Start the zigzag kernel; blocks that wait for each other are all on the card at once."""
         grouped = bool(dict(constants)["GROUPED"])
         registers = most_registers(threads)
-        kernel = self._kernel("sweep_networks", "sweep", constants, registers, grouped, shared)
+        kernel = self._kernel("train_networks", "zigzag", constants, registers, grouped, shared)
         if grouped:
             room = self.resident(kernel, threads, shared)
             # CuPy would shrink the grid with a warning, and the blocks left would wait for ever.
@@ -87,11 +102,11 @@ class Launcher:
         each = driver.occupancyMaxActiveBlocksPerMultiprocessor(kernel.kernel.ptr, threads, shared)
         return int(each) * self.card.multiprocessors
 
-    def sweep_room(self, constants: Constants, threads: int, shared: int) -> int:
+    def zigzag_room(self, constants: Constants, threads: int, shared: int) -> int:
         """Return how many blocks of the zigzag kernel the card works on at the same time."""
         grouped = bool(dict(constants)["GROUPED"])
         registers = most_registers(threads)
-        kernel = self._kernel("sweep_networks", "sweep", constants, registers, grouped, shared)
+        kernel = self._kernel("train_networks", "zigzag", constants, registers, grouped, shared)
         return self.resident(kernel, threads, shared)
 
     def multiply(self, C: Any, A: Any, B: Any, add: bool) -> None:
@@ -140,7 +155,7 @@ class Launcher:
         return kernel
 
     def _checked(self, arguments: Any) -> tuple[Any, ...]:
-        """Return `arguments`, each on this card, contiguous, and of a type that kernels read."""
+        """Return `arguments`: on this card, rows contiguous, of a type that kernels read."""
         for value in arguments:
             if isinstance(value, np.generic):
                 continue
@@ -148,8 +163,10 @@ class Launcher:
                 raise TypeError(f"a kernel reads arrays on the card, not {type(value).__name__}")
             if value.device.id != self.card.ordinal:
                 raise ValueError(f"an array is on gpu:{value.device.id}, the kernel on {self.card}")
-            if value.dtype.kind == "f" and value.dtype not in (self.dtype, np.dtype("float64")):
+            if value.dtype not in (self.dtype, *READ_BY_ALL):
                 raise TypeError(f"a kernel for {self.dtype} was given {value.dtype}")
+            if value.size and value.shape[-1] > 1 and value.strides[-1] != value.itemsize:
+                raise ValueError(f"rows must be contiguous, but strides are {value.strides}")
         return tuple(arguments)
 
 

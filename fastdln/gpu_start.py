@@ -12,11 +12,11 @@ from fastdln.kernels.cuda.random import fill_normals
 from .initialization import BATCH_BYTES, first_layer, last_layer
 from .plan import Plan
 from .random import Stream, stream_id
-from .start import Draw, start_drawn
+from .start import Draw, Start, start_dense, start_drawn
 
 
-def drawn_layers(launcher: Any, draw: Draw, plan: Plan, basis: np.ndarray) -> Iterator[Any]:
-    """Yield the layers that a drawn network trains, input first, on the card where that pays.
+def start_on_card(launcher: Any, draw: Draw, plan: Plan, basis: np.ndarray) -> Start:
+    """Start from a drawn network, its layers drawn on the card where that pays.
 
     Hidden Gaussian layers, bit for bit those of the CPU, and hidden Haar matrices of equal width
     are drawn on the card. First layers, reduced networks and other initialisations are small or
@@ -25,21 +25,23 @@ def drawn_layers(launcher: Any, draw: Draw, plan: Plan, basis: np.ndarray) -> It
     Parameters
     ----------
     launcher : Launcher
-        For the draw's dtype.
+        For the draw's dtype; its card is the current one when the layers are taken.
     draw, plan, basis
         As for `fastdln.start.start_drawn`.
     """
     hidden = draw.widths[1:-1]
     wide = plan.method == "dense" and len(hidden) > 1
     if wide and draw.init == "gaussian":
-        yield first_layer(*draw) @ basis
-        for i in range(1, len(draw.widths) - 1):
-            yield _gaussian_layer(launcher, draw, i)
-    elif wide and draw.init == "orthogonal" and len(set(hidden)) == 1:
-        yield first_layer(*draw) @ basis
-        yield from _orthogonal_layers(launcher, draw)
-    else:
-        yield from start_drawn(draw, plan, basis).layers
+        return start_dense(_gaussian_layers(launcher, draw), basis)
+    if wide and draw.init == "orthogonal" and len(set(hidden)) == 1:
+        return start_dense(_orthogonal_layers(launcher, draw), basis)
+    return start_drawn(draw, plan, basis)
+
+
+def _gaussian_layers(launcher: Any, draw: Draw) -> Iterator[Any]:
+    yield first_layer(*draw)
+    for i in range(1, len(draw.widths) - 1):
+        yield _gaussian_layer(launcher, draw, i)
 
 
 def _gaussian_layer(launcher: Any, draw: Draw, i: int) -> Any:
@@ -52,7 +54,8 @@ def _gaussian_layer(launcher: Any, draw: Draw, i: int) -> Any:
 
 
 def _orthogonal_layers(launcher: Any, draw: Draw) -> Iterator[Any]:
-    """Yield hidden layers, and the last one carried through them as `draw_layers` does."""
+    """Yield all layers, the last one carried through the hidden ones as `draw_layers` does."""
+    yield first_layer(*draw)
     xp, m, count = launcher.xp, draw.widths[1], len(draw.widths) - 3
     last = xp.asarray(last_layer(*draw))
     piece = max(1, BATCH_BYTES // working_bytes(m, m, draw.dtype))

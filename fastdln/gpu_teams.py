@@ -6,6 +6,7 @@ not measured yet. ``python -m benchmarks.gpu --teams`` times the likely teams.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from fastdln.kernels.cuda.batch import Team, carried_pitch, fits, held_tiles, shared_bytes
@@ -15,6 +16,8 @@ MOST_THREADS = 256
 MOST_PARTS = 12
 WARP = 32
 SCHEDULERS = 4
+# Networks to a multiprocessor by which the team of many is chosen.
+MANY = 4
 # Registers of a multiprocessor; each thread takes 256.
 REGISTERS, TAKEN = 65_536, 256
 # Shared memory that the card keeps for itself in every block.
@@ -31,6 +34,29 @@ ADD, ADD_FIRST, FACTORS = 6, 30, 60
 SYNCS, MEETING, TRIP = 500, 1500, 400
 # Bytes a cycle: into one multiprocessor, and out of the second-level cache.
 INTO_ONE, FROM_CACHE = 64, 3500
+
+
+# Widths that share a launch: a block's shared memory is that of the widest beside it.
+CLASSES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+def class_of(width: int) -> int:
+    """Return the widest that networks trained together with this one may be; 0 if none is."""
+    return next((c for c in CLASSES if c >= width), 0)
+
+
+@lru_cache(maxsize=256)
+def common_team(
+    width: int, ends: tuple[int, int], dtype: str, velocity: bool, card: Any
+) -> Team | None:
+    """Return the team of networks trained together, of a class and with (d, q) `ends`.
+
+    It is that of very many, however many there are: the order of a sum's terms depends on the
+    team, and a network's bits must not depend on its company. None where no team is able.
+    """
+    d, q = ends
+    many = Packing([(d, width, width, q)] * (MANY * card.multiprocessors), dtype)
+    return choose_team(many, velocity, card)
 
 
 def choose_team(packing: Packing, velocity: bool, card: Any) -> Team | None:

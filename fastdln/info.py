@@ -176,11 +176,9 @@ def _gpu() -> dict[str, str]:
 
 
 def _cuda_device() -> str:
-    try:
-        import cupy
+    from .gpu import require_gpu
 
-        count = cupy.cuda.runtime.getDeviceCount()
-        names = [cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
-    except Exception as error:  # a missing driver shows as many kinds of error
-        return f"none: {' '.join(str(error).split())}"
-    return ", ".join(names) or "none: the driver sees no card"
+    try:
+        return require_gpu("gpu").name
+    except (ImportError, RuntimeError, ValueError) as error:
+        return f"none: {error}"

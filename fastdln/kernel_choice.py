@@ -110,7 +110,7 @@ def choose(
     ValueError
         For an unknown kernel, and for zigzag where it cannot do what is asked.
     """
-    check_kernel(kernel, plain)
+    check_kernel(kernel, "cpu", plain)
     names = [kernel] if kernel != "auto" else ["two-pass"]
     if kernel == "auto" and plain and extra_memory(layout) <= MOST_EXTRA:
         names.append("zigzag")
@@ -125,13 +125,22 @@ def choose(
     )
 
 
-def check_kernel(kernel: str, plain: bool) -> None:
-    """Raise ValueError for an unknown kernel, and for one that cannot do what is asked."""
+def check_kernel(kernel: str, device: str, plain: bool, adam: bool = False) -> None:
+    """Raise ValueError for an unknown kernel, and for one that cannot do what is asked.
+
+    `plain` is full-batch gradient descent without momentum on a regression.
+    """
     check.one_of("kernel", kernel, KERNELS)
-    if kernel == "zigzag" and not plain:
+    if kernel != "zigzag":
+        return
+    if device == "cpu" and not plain:
         raise ValueError(
             "kernel='zigzag' does plain full-batch gradient descent on a regression only;"
             " use 'two-pass' or 'auto'"
+        )
+    if adam:
+        raise ValueError(
+            "kernel='zigzag' does gradient descent, not Adam; use 'two-pass' or 'auto'"
         )
 
 

@@ -41,7 +41,8 @@ def train_many(
     Every network is trained by one thread in a few calls that hold no lock, and ends by its own
     rule (converged, diverged). Where networks are small (at most two vectors wide: 32 in float32
     with AVX-512) a thread trains several of them at a time, one in each vector lane. The results
-    are those of `fastdln.train`, bit for bit.
+    are those of `fastdln.train`, bit for bit. On a card (``device="gpu"``) as many networks are
+    trained at a time as it has room for, and the results are those of `fastdln.train` to rounding.
 
     Parameters
     ----------
@@ -51,8 +52,8 @@ def train_many(
     learning_rates : float or iterable of float, optional
         One for all networks, or one for each; None means the theorem's largest.
     callback : callable, optional
-        Called as ``callback(step, loss)`` a few times a second for every network in work, from
-        several threads; may raise to stop.
+        Called as ``callback(step, loss)`` a few times a second for every network in work, on the
+        CPU from several threads; may raise to stop.
     **options
         Everything else that `fastdln.train` takes (width, depth, init, steps, dtype, …), the same
         for all networks.
@@ -79,6 +80,11 @@ def train_many(
     preparation = prepare(problem, **options)
     if not keys:
         return []
+    if preparation.device != "cpu":
+        from .gpu_many import Order, train_many_on_card
+
+        orders = [Order(preparation, key, rate) for key, rate in zip(keys, rates, strict=True)]
+        return train_many_on_card(orders, callback)
     queue = _Queue(preparation, zip(keys, rates, strict=True))
     workers = min(parallel.threads(), len(rates))
     train: Trainer = _alone
@@ -124,7 +130,7 @@ class _Closed(Exception):
 
 def _go_side_by_side(preparation: Preparation, each: int) -> bool:
     plan = preparation.plan
-    if preparation.device != "cpu" or not may_go_side_by_side(preparation, plan):
+    if not may_go_side_by_side(preparation, plan):
         return False
     return worth_going_side_by_side(chain_layout(plan.widths, plan.dtype), each)
 

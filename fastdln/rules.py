@@ -1,7 +1,7 @@
 """How gradients move weights: gradient descent with momentum and weight decay, and Adam."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -87,13 +87,40 @@ class Rule:
         return c
 
 
-class Moving:
-    """A rule at work on one packed chain: its states, and the kernel arguments it stands for.
+class Rates(NamedTuple):
+    """How far a rule moves every normalised layer.
 
     In normalised weights ``Ŵ = W/√rows`` the gradient is the normalised one over √rows, so that
     layer i moves with η/rows, weight decay λ acts as λ·rows on a velocity, and a step of plain
-    gradient descent first leaves ``1 − η λ`` of every weight.
+    gradient descent first leaves ``1 − η λ`` of every weight. Adam sees the paper's weights: its
+    steps are η/√rows, and its decay is λ.
+
+    Attributes
+    ----------
+    steps, scales, pulls : ndarray of float64, shape (depth,)
+        Step sizes, √rows, and weight decay.
+    decay : float
+        What weight decay leaves in a step of plain gradient descent.
     """
+
+    steps: np.ndarray
+    scales: np.ndarray
+    pulls: np.ndarray
+    decay: float
+
+    @classmethod
+    def of(cls, rule: Rule, learning_rate: float, rows: np.ndarray) -> "Rates":
+        """Return the rates of layers with so many rows."""
+        decay = 1 - learning_rate * rule.weight_decay
+        if rule.adam:
+            steps, pulls = learning_rate / np.sqrt(rows), np.full(rows.shape, rule.weight_decay)
+        else:
+            steps, pulls = learning_rate / rows, rule.weight_decay * rows
+        return cls(steps, np.sqrt(rows), pulls, decay)
+
+
+class Moving:
+    """A rule at work on one packed chain: its states, and the kernel arguments it stands for."""
 
     def __init__(self, rule: Rule, learning_rate: float, rows: np.ndarray, layout: Layout):
         number = layout.dtype.type
@@ -101,11 +128,9 @@ class Moving:
         states = [aligned_zeros(layout.size, layout.dtype) for _ in range(rule.states)]
         self.adam = tuple(states) if rule.optimizer == "adam" else ()
         self.velocity = states[0] if rule.momentum else np.empty(0, layout.dtype)
-        power = 0.5 if rule.optimizer == "adam" else 1.0
-        self.rates = (learning_rate / rows**power).astype(layout.dtype)
-        self.scales = np.sqrt(rows).astype(layout.dtype)
-        self.pulls = (rule.weight_decay * rows).astype(layout.dtype)
-        self.decay = number(1 - learning_rate * rule.weight_decay)
+        rates = Rates.of(rule, learning_rate, rows)
+        self.rates, self.scales, self.pulls = (a.astype(layout.dtype) for a in rates[:3])
+        self.decay = number(rates.decay)
         self.momentum = number(rule.momentum)
         self._adam_constants = tuple(number(x) for x in (rule.weight_decay, BETA1, BETA2, EPSILON))
 

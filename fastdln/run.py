@@ -5,6 +5,11 @@ from typing import Any
 
 import numpy as np
 
+# Seconds between returns to Python: Ctrl-C and callbacks wait at most about this long.
+PIECE_SECONDS = 0.2
+# A piece takes at most so many times the steps of the one before.
+MOST_GROWTH = 4
+
 Callback = Callable[[int, float], None]
 Schedule = Callable[[int], np.ndarray]
 
@@ -14,6 +19,12 @@ def status_of(loss: float, floor: float) -> str:
     if not np.isfinite(loss):
         return "diverged"
     return "converged" if loss <= floor else "completed"
+
+
+def next_piece(steps: int, taken: int, seconds: float) -> int:
+    """Return how many steps the next piece has after one of `steps`, of which some were taken."""
+    fitting = int(PIECE_SECONDS * max(taken, 1) / max(seconds, 1e-9))
+    return max(1, min(fitting, MOST_GROWTH * steps))
 
 
 class Run:

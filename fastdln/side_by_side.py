@@ -13,21 +13,18 @@ from fastdln.kernels.cpu.layout import Layout
 from fastdln.kernels.cpu.side_by_side import buffers, descend_side_by_side, make_table
 from fastdln.kernels.cpu.tiles import lanes
 
-from .engine import PIECE_SECONDS, plain_regression, turned_regression
+from .engine import plain_regression, turned_regression
 from .kernel_choice import choose, fits_side_by_side
 from .plan import Plan, chain_layout
 from .result import TrainResult
 from .rules import Moving, Rule
-from .run import status_of
+from .run import next_piece, status_of
 from .start import put
 from .task import Preparation, Task
 
 Key = TypeVar("Key")
 # Called with the key, the step and the loss of every network in work, a few times a second.
 Report = Callable[[Any, int, float], None]
-
-# A piece of training is at most so many times as long as the one before.
-MOST_GROWTH = 8
 
 
 class Place(NamedTuple):
@@ -148,8 +145,7 @@ class SideBySide(Generic[Key]):
                 stop = place.step + taken
                 place.losses[place.step + 1 : stop + 1] = losses[1 : taken + 1, lane]
                 self._places[lane] = place._replace(step=stop)
-        pace = int(PIECE_SECONDS * max(taken, 1) / max(seconds, 1e-9))
-        return max(1, min(pace, MOST_GROWTH * steps))
+        return next_piece(steps, taken, seconds)
 
     def _descend(self, steps: int) -> tuple[np.ndarray, int]:
         """Take steps until a network ends; return the losses from now on, and how many it took."""

@@ -178,6 +178,7 @@ class Setting:
         """Check the arguments of a sweep and fill in what was left to it."""
         check_objective(problem)
         steps = check.non_negative_integer("steps", steps)
+        device = check.device(device)
         if learning_rate is not None:
             learning_rate = check.positive_number("learning_rate", learning_rate)
         return cls(
@@ -187,8 +188,8 @@ class Setting:
             check.float_dtype("float64" if dtype is None else dtype).name,
             learning_rate,
             check.one_of("method", method, ("auto", "dense", "reduced")),
-            check.device(device),
-            _checked_options(problem, options),
+            device,
+            _checked_options(problem, device, options),
         )
 
     @property
@@ -239,7 +240,7 @@ class Setting:
             "learning_rate": LARGEST if self.learning_rate is None else self.learning_rate,
             "dtype": self.dtype,
             "method": self.method,
-            "device": self.device,
+            "device": self.device.partition(":")[0],  # any card can go on
             **self.options,
         }
 
@@ -267,20 +268,21 @@ class Setting:
         """Train cells, several side by side, and yield the values of each as it ends."""
         from .side_by_side import SideBySide, may_go_side_by_side
 
-        example = self._preparation(bundle[0])
+        example = self.preparation(bundle[0])
         # A cluster's worker may have narrower vectors than the machine that made the bundle.
         if len(bundle) == 1 or not may_go_side_by_side(self, example.plan):
             for cell in bundle:
                 task = self._task(cell, example if cell == bundle[0] else None)
-                yield cell, self._values(task.run(_hearing(report, cell)))
+                yield cell, self.values(task.run(_hearing(report, cell)))
             return
         tasks = ((cell, self._task(cell)) for cell in bundle)
         side_by_side = SideBySide[Cell](example, len(bundle))
         tell = None if report is None else lambda cell, step, loss: report(cell, step)
         for cell, result in side_by_side.run(tasks, tell):
-            yield cell, self._values(result)
+            yield cell, self.values(result)
 
-    def _preparation(self, cell: Cell) -> "Preparation":
+    def preparation(self, cell: Cell) -> "Preparation":
+        """Return the run of a cell, checked and planned."""
         from .task import prepare
 
         return prepare(
@@ -299,10 +301,10 @@ class Setting:
         from .random import seed_key
 
         begun = time.perf_counter()
-        preparation = preparation or self._preparation(cell)
+        preparation = preparation or self.preparation(cell)
         return preparation.task(seed_key(cell.seed), self.learning_rate, begun)
 
-    def _values(self, result: "TrainResult") -> Values:
+    def values(self, result: "TrainResult") -> Values:
         """Return one value for each variable of the dataset."""
         return {
             "loss": recorded(result.loss, result.status, np.array(self.record_steps)),
@@ -320,7 +322,7 @@ def _hearing(report: Report | None, cell: Cell) -> "Callback | None":
     return None if report is None else lambda step, loss: report(cell, step)
 
 
-def _checked_options(problem: Objective, options: Mapping[str, Any]) -> dict[str, Any]:
+def _checked_options(problem: Objective, device: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return all options of `fastdln.train`, each checked at the door."""
     from .engine import plain_regression
     from .kernel_choice import check_kernel
@@ -336,7 +338,8 @@ def _checked_options(problem: Objective, options: Mapping[str, Any]) -> dict[str
     chosen |= dataclasses.asdict(rule)
     minibatches(problem, chosen["batch_size"], key=0)
     objective = on_inputs(problem, whole=not rule.equivariant)
-    check_kernel(chosen["kernel"], plain_regression(objective, rule, chosen["batch_size"]))
+    plain = plain_regression(objective, rule, chosen["batch_size"])
+    check_kernel(chosen["kernel"], device, plain, rule.adam)
     chosen["gain"] = check.positive_number("gain", chosen["gain"])
     return chosen
 
@@ -451,12 +454,11 @@ def work(plan: "Plan", steps: int) -> float:
 def _pool(client: Any, workers: Any, setting: Setting) -> Any:
     """Return what trains the cells: threads, a cluster, or a card."""
     if client is None and setting.device != "cpu":
-        from .gpu import require_gpu
         from .gpu_pool import OneCard
 
         if workers is not None:
             raise ValueError("workers is for the CPU; a card takes as many networks as fit")
-        return OneCard(require_gpu(setting.device), setting)
+        return OneCard(setting)
     if client is None:
         count = (
             parallel.threads() if workers is None else check.positive_integer("workers", workers)

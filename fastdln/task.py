@@ -91,7 +91,11 @@ class Preparation:
         basis = self.objective.basis
         if self.network is None:
             draw = Draw(self.plan.full_widths, self.init, key, self.plan.dtype, self.gain)
-            return start_drawn(draw, self.plan, basis)
+            if self.device == "cpu":
+                return start_drawn(draw, self.plan, basis)
+            from .gpu_start import start_on_card
+
+            return start_on_card(self.launcher, draw, self.plan, basis)
         if self.bases:
             return start_restricted(self.network, self.bases, basis)
         return start_dense(iter(self.network.weights), basis)
@@ -100,6 +104,22 @@ class Preparation:
     def rows(self) -> np.ndarray:
         """Rows of every layer of the full-width network, which decide its step size."""
         return np.array(self.plan.full_widths[1:], dtype=np.float64)
+
+    @functools.cached_property
+    def launcher(self) -> Any:
+        """What starts kernels on the card that `device` names."""
+        from .gpu_launch import launcher_on
+
+        return launcher_on(self.device, self.plan.dtype)
+
+    @property
+    def descent(self) -> Callable[..., Any]:
+        """What makes a descent on the device; both kinds have the same interface."""
+        if self.device == "cpu":
+            return functools.partial(Descent, kernel=self.kernel)
+        from .gpu_descent import Descent as DescentOnCard
+
+        return functools.partial(DescentOnCard, kernel=self.kernel, launcher=self.launcher)
 
 
 @dataclass(frozen=True)
@@ -127,13 +147,13 @@ class Task:
     def run(self, callback: Callback | None = None) -> TrainResult:
         """Train alone."""
         p = self.preparation
-        descent = _engine(p.device, p.kernel)(
+        descent = p.descent(
             self.start.layers, p.plan.widths, p.plan.dtype, p.rows, self.learning_rate, p.rule,
             p.objective, p.steps, p.tolerance, self.schedule,
         )  # fmt: skip
         descent.run(callback)
         losses = descent.losses[: descent.step + 1].copy()  # not a view of all steps allowed
-        return self.result(losses, descent.status, descent.chain.layer)
+        return self.result(losses, descent.status, descent.trained())
 
     def result(
         self, losses: np.ndarray, status: str, layer: Callable[[int], np.ndarray]
@@ -203,22 +223,11 @@ def prepare(
     minibatches(problem, batch_size, key=0)  # only to check it
     log.info("%s: %s", chosen.method, chosen.reason)
     objective = on_inputs(problem, whole=not rule.equivariant)
-    check_kernel(kernel, plain_regression(objective, rule, batch_size))
+    check_kernel(kernel, device, plain_regression(objective, rule, batch_size), rule.adam)
     return Preparation(
         problem, objective, chosen, network, bases, init, gain, rule, steps, floor, batch_size,
         device, kernel,
     )  # fmt: skip
-
-
-def _engine(device: str, kernel: str) -> Callable[..., Any]:
-    """Return what makes a descent on this device; both kinds have the same interface."""
-    if device == "cpu":
-        return functools.partial(Descent, kernel=kernel)
-    if kernel != "auto":
-        raise ValueError(f"kernel chooses among the CPU's; on {device!r} it must be 'auto'")
-    from . import gpu, gpu_descent
-
-    return functools.partial(gpu_descent.Descent, card=gpu.require_gpu(device))
 
 
 def _described(chosen: Plan) -> str:

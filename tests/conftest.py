@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,6 +17,9 @@ if "NUMBA_CACHE_DIR" not in os.environ:
 import matplotlib as mpl  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+# Where the tests of CUDA kernels find the shim that runs them on the CPU.
+sys.path.append(str(ROOT / "tests" / "kernels" / "cuda_shim"))
 
 mpl.use("agg")
 
@@ -36,3 +40,31 @@ def rtol(dtype):
 @pytest.fixture
 def rng():
     return np.random.default_rng(20200113)
+
+
+@pytest.fixture
+def shim_card(monkeypatch):
+    """A card where there is none: every kernel for ``device="gpu"`` runs on the CPU."""
+    import cuda_cases
+
+    from fastdln import check, gpu_launch
+    from fastdln.kernels.cuda import two_pass
+
+    monkeypatch.setattr(check, "device", lambda name: "cpu" if name == "auto" else name)
+    monkeypatch.setattr(
+        gpu_launch, "launcher_on", lambda device, dtype: cuda_cases.ShimLauncher(dtype)
+    )
+    # A thread of the shim is a thread of the machine: few of them.
+    monkeypatch.setattr(two_pass.TwoPass.__init__, "__defaults__", (0.0, 32))
+
+
+@pytest.fixture(params=["shim", "card"])
+def gpu(request):
+    """The name of a card: of one there is, and of the shim."""
+    from fastdln.gpu import available
+
+    if request.param == "shim":
+        request.getfixturevalue("shim_card")
+    elif not available():
+        pytest.skip("no GPU that CuPy can use: see fastdln.gpu.require_gpu()")
+    return "gpu"

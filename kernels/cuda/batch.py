@@ -155,15 +155,16 @@ class Batch:
         """Shared memory of a block, in bytes."""
         return shared_bytes(self.packing, self.team, self.velocity_kept)
 
-    def advance(self, launch: Any, active: np.ndarray, goal: int, seconds: float = 3600.0) -> None:
+    def advance(self, launch: Any, active: np.ndarray, goal: Any, seconds: float = 3600.0) -> None:
         """Let the `active` networks take steps up to `goal`, or for about `seconds`.
 
-        Does not wait. ``launch(constants, blocks, threads, shared_bytes, arguments)`` starts the
-        kernel; networks that were listed first start first. Groups of blocks keep to `goal` only.
+        Does not wait. `goal` is one number, or one for each of them.
+        ``launch(constants, blocks, threads, shared_bytes, arguments)`` starts the kernel; networks
+        that were listed first start first. Groups of blocks keep to `goal` only.
         """
         xp, team = self.xp, self.team
         table = self._networks[active]
-        table[:, GOAL] = min(goal, self.limit)
+        table[:, GOAL] = np.minimum(goal, self.limit)
         self.meetings[:] = 0
         arguments = (
             xp.asarray(table), xp.asarray(self._numbers[active]), self.layers, self.weights,
@@ -182,22 +183,27 @@ class Batch:
 
     def steps_taken(self) -> np.ndarray:
         """Return every network's step, -1 before its first evaluation; waits for the card."""
-        return _to_host(self.steps)[:: self.team.group]
+        return to_host(self.steps)[:: self.team.group]
 
     def recorded(self, network: int, steps: int) -> np.ndarray:
         """Return the losses of a network's steps 0, …, `steps`."""
         start = int(self._networks[network, 2])
-        return _to_host(self.losses[start : start + steps + 1])
+        return to_host(self.losses[start : start + steps + 1])
 
-    def last_losses(self, steps: np.ndarray) -> np.ndarray:
-        """Return the loss of every network at the given step of each."""
-        return _to_host(self.losses[self.xp.asarray(self._networks[:, 2] + steps)])
+    def losses_at(self, networks: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Return the losses of some networks at the given step of each."""
+        return to_host(self.losses[self.xp.asarray(self._networks[networks, 2] + steps)])
+
+    @property
+    def depths(self) -> np.ndarray:
+        """Layers of every network."""
+        return self._networks[:, 1]
 
     def end_to_end(self, network: int) -> np.ndarray:
         """Return M of a network as its last step left it, float64, shape (q, d)."""
         q, d = self.packing.q, self.packing.d
         start = network * self.team.group * q * d
-        return _to_host(self.ends[start : start + q * d]).reshape(q, d).astype(np.float64)
+        return to_host(self.ends[start : start + q * d]).reshape(q, d).astype(np.float64)
 
     def put_gradient(self, network: int, G: np.ndarray) -> None:
         """Set ``∂ℓ/∂M`` of a network whose gradients come from outside."""
@@ -233,7 +239,7 @@ def held_tiles(packing: Packing, team: Team) -> int:
 
 
 def shared_bytes(packing: Packing, team: Team, velocity: bool) -> int:
-    """Return the shared memory of a block in bytes, as `carve` in sweep.cu divides it."""
+    """Return the shared memory of a block in bytes, as `carve` in zigzag.cu divides it."""
     dtype, q, d = packing.dtype, packing.q, packing.d
     unit, narrow, wide = tile(dtype), pitch(min(q, d), dtype), max(q, d)
     own = team.own(packing.widest) * unit
@@ -277,5 +283,6 @@ def _flat(xp: Any, arrays: Sequence[np.ndarray]) -> Any:
     return xp.asarray(out.ravel())
 
 
-def _to_host(array: Any) -> np.ndarray:
-    return array if isinstance(array, np.ndarray) else array.get()
+def to_host(array: Any) -> np.ndarray:
+    """Return a copy of an array as NumPy's."""
+    return array.copy() if isinstance(array, np.ndarray) else array.get()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-# One row per layer of all networks, as in sweep.cu.
+# One row per layer of all networks, as in network.cuh.
 OFFSET, ROWS, COLUMNS, STRIDE, SLOT_BELOW, SLOT_ABOVE, UNLIKE_BELOW, UNLIKE_ABOVE = range(8)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 # What each file of kernels is built on, beside primitives and vectors.
 NEEDED = {
-    "sweep": ("network", "stream", "visit", "sums"),
-    "plain": (),
+    "zigzag": ("network", "stream", "visit", "sums"),
+    "two_pass": (),
     "random": ("normals",),
     "haar": ("normals",),
 }

@@ -23,7 +23,7 @@ VARIANTS = {"float32": [(0, 0), (1, 1)], "float64": [(0, 1), (1, 0)]}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("name", ["plain", "random", "haar"])
+@pytest.mark.parametrize("name", ["two_pass", "random", "haar"])
 def test_small_kernels(name, architecture, dtype):
     compiled = compiler.compile_source(name, dtype, architecture, registers=FEW_REGISTERS)
     assert compiled.code.startswith(b"\x7fELF")
@@ -38,7 +38,7 @@ def test_small_kernels(name, architecture, dtype):
 def test_sweeps(variant, architecture, dtype):
     velocity, grouped = VARIANTS[dtype][variant]
     constants = batch.kernel_constants(10, 16, bool(velocity), bool(grouped))
-    compiled = compiler.compile_source("sweep", dtype, architecture, constants)
+    compiled = compiler.compile_source("zigzag", dtype, architecture, constants)
     assert compiled.static_shared_bytes == 0
     # 256 threads of 255 registers are all of a multiprocessor's; what does not fit is spilled.
     assert compiled.registers <= 255
@@ -48,7 +48,7 @@ def test_sweeps(variant, architecture, dtype):
 def test_most_numbers_carried_compile():
     n = batch.MOST_CARRIED
     assert compiler.compile_source(
-        "sweep", "float64", "90", batch.kernel_constants(n, n, True, True)
+        "zigzag", "float64", "90", batch.kernel_constants(n, n, True, True)
     ).code
 
 
@@ -85,7 +85,7 @@ def ptx(name, dtype, constants=()):
 
 
 def test_subnormals_are_kept_and_loads_are_whole_vectors():
-    text = ptx("sweep", "float32", batch.kernel_constants(10, 16, False, False))
+    text = ptx("zigzag", "float32", batch.kernel_constants(10, 16, False, False))
     assert ".ftz" not in text
     assert "ld.shared.v4" in text
     assert "st.global.v4" in text
@@ -101,8 +101,8 @@ def test_random_numbers_are_never_fused(dtype):
 
 def test_messages_of_the_compiler_are_passed_on(monkeypatch):
     monkeypatch.setattr(compiler, "source", lambda name: "not C++")
-    with pytest.raises(RuntimeError, match=r"compiling plain\.cu for sm_90[\s\S]*error"):
-        compiler.compile_source("plain", "float32", "90")
+    with pytest.raises(RuntimeError, match=r"compiling two_pass\.cu for sm_90[\s\S]*error"):
+        compiler.compile_source("two_pass", "float32", "90")
 
 
 def test_machine_code_is_kept_on_disk(tmp_path, monkeypatch):

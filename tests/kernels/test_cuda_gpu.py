@@ -7,10 +7,11 @@ import types
 import naive
 import numpy as np
 import pytest
-from cuda_cases import RTOL, Networks
+from cuda_cases import Networks
 
 import fastdln
 from fastdln import engine, gpu, gpu_batch, gpu_chain, gpu_descent, haar, random
+from fastdln.gpu_launch import Launcher
 from fastdln.kernels.cuda.batch import Team
 from fastdln.rules import Rule
 
@@ -19,7 +20,17 @@ needs_card = pytest.mark.skipif(
 )
 
 
-def fake(driver=13020, toolkit=13020, cards=1, major=9, memory_clock=3_201_000):
+class NoDevice(Exception):
+    """What CuPy raises where the driver finds no card."""
+
+    status = 100
+
+
+def no_device():
+    raise NoDevice
+
+
+def fake(driver=13020, toolkit=13020, cards=1, major=9, memory_clock=3_201_000, compiler=(13, 2)):
     """Return a stand-in for CuPy on a machine with these versions and cards."""
     properties = {
         "name": b"Card", "major": major, "minor": 0, "multiProcessorCount": 132,
@@ -28,9 +39,9 @@ def fake(driver=13020, toolkit=13020, cards=1, major=9, memory_clock=3_201_000):
     runtime = types.SimpleNamespace(
         driverGetVersion=lambda: driver,
         runtimeGetVersion=lambda: toolkit,
-        getDeviceCount=lambda: cards,
+        getDeviceCount=lambda: no_device() if cards is None else cards,
         getDeviceProperties=lambda i: properties,
-        CUDARuntimeError=OSError,
+        CUDARuntimeError=NoDevice,
         cudaDevAttrClockRate=13,
         cudaDevAttrMemoryClockRate=36,
         cudaDevAttrGlobalMemoryBusWidth=37,
@@ -38,7 +49,13 @@ def fake(driver=13020, toolkit=13020, cards=1, major=9, memory_clock=3_201_000):
             attribute
         ],
     )
-    return types.SimpleNamespace(cuda=types.SimpleNamespace(runtime=runtime))
+    nvrtc = types.SimpleNamespace(getVersion=lambda: compiler)
+    cuda = types.SimpleNamespace(runtime=runtime, nvrtc=nvrtc)
+    if compiler:
+        cuda.cublas = None
+    else:
+        del nvrtc.getVersion
+    return types.SimpleNamespace(cuda=cuda)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +65,8 @@ def fake(driver=13020, toolkit=13020, cards=1, major=9, memory_clock=3_201_000):
         (fake(driver=0), "gpu", RuntimeError, "needs an NVIDIA driver, and none is loaded"),
         (fake(driver=12080), "gpu", RuntimeError, r"for CUDA 12\.8, .* for CUDA 13\.2; .*cuda12"),
         (fake(cards=0), "gpu", RuntimeError, "finds no card"),
+        (fake(cards=None), "gpu", RuntimeError, "finds no card"),
+        (fake(compiler=None), "gpu", ImportError, r"NVRTC and cuBLAS.*pip install 'fastdln\["),
         (fake(), "gpu:7", ValueError, "this machine has 'gpu:0'"),
         (fake(cards=4), "gpu:4", ValueError, "'gpu:0' to 'gpu:3'"),
         (fake(major=7), "gpu", RuntimeError, r"compute capability 7\.0; 8\.0 or later"),
@@ -109,8 +128,6 @@ def column_major_gemm(
 @pytest.mark.parametrize(("m", "n", "k"), [(4, 3, 5), (1, 3, 5), (4, 1, 5), (4, 3, 1), (1, 1, 1)])
 def test_matrix_products_of_views(m, n, k, turned, add, monkeypatch, rng):
     """Row-major views, transposed or not, are told to cuBLAS's column-major routine rightly."""
-    from fastdln.gpu_launch import Launcher
-
     cublas = types.SimpleNamespace(dgemmStridedBatched=column_major_gemm, sgemmStridedBatched=None)
     device = types.SimpleNamespace(get_cublas_handle=lambda: 0)
     monkeypatch.setitem(sys.modules, "cupy", types.ModuleType("cupy"))
@@ -138,8 +155,6 @@ def card():
 
 @pytest.fixture
 def launcher(card, dtype):
-    from fastdln.gpu_launch import Launcher
-
     with gpu.on_card(card):
         yield Launcher(card, dtype)
 
@@ -156,12 +171,12 @@ def test_sweeps_on_the_card(shapes, team, momentum, launcher, dtype, rng):
     networks = Networks(shapes, dtype, rng, 0.02, momentum, momentum > 0)
     batch = networks.batch(launcher.xp, team, steps=9)
     for goal in (0, 4, 9):
-        batch.advance(launcher.sweep, np.arange(len(shapes)), goal)
+        batch.advance(launcher.zigzag, np.arange(len(shapes)), goal)
     networks.check(batch, 9)
 
 
 @needs_card
-@pytest.mark.parametrize("kind", ["sweep", "plain"])
+@pytest.mark.parametrize("kind", ["zigzag", "two-pass"])
 @pytest.mark.parametrize(("width", "depth"), [(26, 40), (100, 12), (300, 5), (1000, 3)])
 def test_training_on_the_card_is_training_on_the_cpu(width, depth, kind, card, dtype):
     problem = fastdln.paper_regression().reduced
@@ -174,16 +189,18 @@ def test_training_on_the_card_is_training_on_the_cpu(width, depth, kind, card, d
     common = widths, np.dtype(dtype), rows, rate, Rule(), problem, 12, 0.0
     theirs = engine.Descent(layers, *common)
     theirs.run()
-    runs = [gpu_descent.Descent(layers, *common, card=card, engine=kind) for _ in range(2)]
+    launcher = Launcher(card, dtype)
+    runs = [gpu_descent.Descent(layers, *common, None, kind, launcher=launcher) for _ in range(2)]
     for ours in runs:
         ours.run()
+    first, second = (ours.trained() for ours in runs)
     rtol = {"float32": 1e-3, "float64": 1e-9}[dtype]
     np.testing.assert_allclose(runs[0].losses, theirs.losses, rtol=rtol)
     # Bit-identical repeats.
     np.testing.assert_array_equal(runs[0].losses, runs[1].losses)
     for i in range(depth):
-        np.testing.assert_array_equal(runs[0].layer(i), runs[1].layer(i))
-        np.testing.assert_allclose(runs[0].layer(i), theirs.chain.layer(i), atol=rtol)
+        np.testing.assert_array_equal(first(i), second(i))
+        np.testing.assert_allclose(first(i), theirs.chain.layer(i), atol=rtol)
 
 
 @needs_card
@@ -192,10 +209,11 @@ def test_subnormals_are_not_flushed(card):
     tiny, huge = np.float32(2.0**-70), np.float32(2.0**70)
     layers = [np.full((1, 1), x, "float32") for x in (tiny, tiny, huge, huge)]
     # Sweeps multiply the inputs' end first, the baseline the outputs' end.
-    for turned, kind in ((layers, "sweep"), (layers[::-1], "plain")):
+    for turned, kind in ((layers, "zigzag"), (layers[::-1], "two-pass")):
         descent = gpu_descent.Descent(
             turned, (1, 1, 1, 1, 1), np.dtype("float32"), np.ones(4), 1e-30, Rule(),
-            fastdln.Regression([[1.0]], [[0.0]]).reduced, 0, 0.0, card=card, engine=kind,
+            fastdln.Regression([[1.0]], [[0.0]]).reduced, 0, 0.0, kernel=kind,
+            launcher=Launcher(card, "float32"),
         )  # fmt: skip
         descent.run()
         assert descent.losses[0] == 0.5
@@ -213,7 +231,7 @@ def test_many_networks(launcher, dtype):
             gpu_batch.Job(widths, np.array(widths[1:], float), 1e-6, lambda layers=layers: layers)
         )
     done = []
-    for outcome in gpu_batch.train_many(launcher, jobs, Rule(), objective, 20, 0.0):
+    for outcome in gpu_batch.train_together(launcher, jobs, Rule(), objective, 20, 0.0):
         if isinstance(outcome, dict):
             continue
         done.append(outcome.index)
@@ -273,46 +291,6 @@ def test_arrays_of_other_libraries_go_in_and_out(library, rng):
 
 
 @needs_card
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"init": "orthogonal"},
-        {"init": "gaussian", "momentum": 0.5, "weight_decay": 0.01},
-        {"init": "gaussian", "optimizer": "adam"},
-        {"init": "gaussian", "batch_size": 4},
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize("shape", [(12, 5), (5, 12)], ids=["", "mirrored"])
-def test_train_on_the_card_is_train_on_the_cpu(shape, options, dtype, rng):
-    problem = fastdln.Regression(
-        rng.standard_normal((shape[0], 20)), rng.standard_normal((shape[1], 20))
-    )
-    common = {
-        "width": 33,
-        "depth": 6,
-        "steps": 20,
-        "learning_rate": 1e-4,
-        "dtype": dtype,
-        **options,
-    }
-    theirs = fastdln.train(problem, **common)
-    ours = fastdln.train(problem, device="gpu", **common)
-    rtol = RTOL[dtype]
-    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=rtol)
-    for a, b in zip(ours.network.weights, theirs.network.weights, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol)
-
-
-@needs_card
-def test_an_objective_of_ones_own_trains_on_the_card(rng):
-    problem = fastdln.Logistic(rng.standard_normal((7, 30)), rng.integers(0, 3, 30))
-    common = {"width": 9, "depth": 4, "steps": 15, "learning_rate": 1e-3}
-    theirs, ours = (fastdln.train(problem, device=d, **common) for d in ("cpu", "gpu"))
-    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-9)
-
-
-@needs_card
 def test_haar_on_the_card_is_haar_on_the_cpu(dtype):
     for size, special in ((None, False), (5, True)):
         ours, theirs = (
@@ -324,20 +302,6 @@ def test_haar_on_the_card_is_haar_on_the_cpu(dtype):
         ours = ours if isinstance(ours, np.ndarray) else ours.get()
         atol = 60 * np.finfo(dtype).eps * np.sqrt(65)
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
-
-
-@needs_card
-def test_sweep_on_the_card_is_sweep_on_the_cpu(tmp_path):
-    pytest.importorskip("zarr")
-    found = [
-        fastdln.sweep(
-            fastdln.paper_regression(), widths=[10, 40], depths=[2, 9], seeds=(0, 1), steps=30,
-            dtype="float64", store=tmp_path / device, progress=False, device=device,
-        )
-        for device in ("cpu", "gpu")
-    ]  # fmt: skip
-    for name in ("loss", "steps_taken"):
-        np.testing.assert_allclose(found[1][name], found[0][name], rtol=1e-6)
 
 
 @needs_card

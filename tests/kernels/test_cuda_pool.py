@@ -1,5 +1,7 @@
 """Sweeps on a card, its kernels run on the CPU: the values of sweeps on threads."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from cuda_cases import ShimLauncher
@@ -25,11 +27,12 @@ def cells(inits, widths, depths, seeds=(0,)):
 
 
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.5}, {"optimizer": "adam"}])
+@pytest.mark.usefixtures("shim_card")
 def test_cells_have_the_values_of_the_cpu(options, rng):
     problem = fastdln.Regression(rng.standard_normal((8, 5)), rng.standard_normal((3, 5)))
     setting = Setting.of(problem, 6, learning_rate=0.01, options=options)
     work = cells(["gaussian", "orthogonal", "balanced"], [4, 9], [1, 3, 4])
-    pool = OneCard(ShimLauncher.card, setting, ShimLauncher("float64"))
+    pool = OneCard(dataclasses.replace(setting, device="gpu"))
     found = {}
     for result in pool.results(setting.train, [(cell,) for cell in work]):
         if result is not None:
@@ -51,7 +54,7 @@ def test_layers_drawn_on_the_card_are_those_of_the_cpu(init, gain, dtype, rng):
     chosen = plan(problem, width=9, depth=5, init=init, dtype=dtype, method="dense")
     draw = Draw(chosen.full_widths, init, 123, np.dtype(dtype), gain)
     basis = problem.reduced.basis
-    ours = list(gpu_start.drawn_layers(ShimLauncher(dtype), draw, chosen, basis))
+    ours = list(gpu_start.start_on_card(ShimLauncher(dtype), draw, chosen, basis).layers)
     expected = list(draw_layers(*draw))
     expected[0] = expected[0] @ basis
     for got, w in zip(ours, expected, strict=True):

@@ -1,4 +1,4 @@
-"""One network trained by one kernel per layer and pass: any shapes, any rule; the baseline."""
+"""Two-pass steps, one kernel for each layer and pass: any shapes, any rule; the baseline."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ import numpy as np
 from .packing import vectors
 
 THREADS = 256
-# As in plain.cu.
+# As in two_pass.cu.
 COLUMNS_AT_ONCE, ROWS_AT_ONCE, CHUNK = 32, 4, 8
 PLAIN, VELOCITY, ADAM = range(3)
 
@@ -24,7 +24,7 @@ class Steps(NamedTuple):
     momentum: float
 
 
-class Plain:
+class TwoPass:
     """A chain of layers with q ≤ d, input first, and the state of its training on the card.
 
     Parameters
@@ -127,11 +127,11 @@ class Plain:
             C, D = D, C
 
     def _start(self, function: str, grid: tuple[int, int], shared: int, *arguments: Any) -> None:
-        self.launch("plain", function, grid, self.threads, shared, (self.state, *arguments))
+        self.launch("two_pass", function, grid, self.threads, shared, (self.state, *arguments))
 
 
-def plain_bytes(widths: tuple[int, ...], dtype: Any, kind: int, steps: int) -> int:
-    """Return the bytes on the card of a `Plain`."""
+def two_pass_bytes(widths: tuple[int, ...], dtype: Any, kind: int, steps: int) -> int:
+    """Return the bytes on the card of a `TwoPass`."""
     strides = [_stride(n, dtype) for n in widths[:-1]]
     layers = sum(m * stride for m, stride in zip(widths[1:], strides, strict=True))
     numbers = layers * (1 + kind) + widths[-1] * (sum(strides) + 2 * max(strides))

@@ -159,7 +159,7 @@ DEVICE void carve(Block& b, int own) {
 //
 // Row i of `networks` is done by blocks i·group and on; `ends` has Q·D numbers for each block.
 // In shared memory a block has room for `held` tiles of products and `own` tiles of outputs.
-KERNEL void sweep_networks(const i64* networks, const double* numbers, const i64* layers,
+KERNEL void train_networks(const i64* networks, const double* numbers, const i64* layers,
                            real* weights, real* velocity, const real* rates, const real* pulls,
                            real* slots, real* ends, const real* gradients, const double* scale,
                            const double* target, double* losses, i64* steps, real* exchange,
@@ -237,4 +237,4 @@ KERNEL void sweep_networks(const i64* networks, const double* numbers, const i64
     }
     if (thread() == 0) steps[state] = step;
 }
-EXPORT(sweep_networks)
+EXPORT(train_networks)

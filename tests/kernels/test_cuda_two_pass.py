@@ -6,7 +6,7 @@ import pytest
 import shim
 from cuda_cases import RTOL
 
-from fastdln.kernels.cuda import plain
+from fastdln.kernels.cuda import two_pass
 
 SHAPES = [(1, 1), (7, 4), (3, 1, 1), (5, 17, 3), (40, 33, 9), (6, 5, 5, 5, 5, 2)]
 THREADS = 32
@@ -36,14 +36,14 @@ class Case:
 
     def trained(self, steps, tolerance=0.0, start=None):
         rows = np.array(self.widths[1:], dtype=np.float64)
-        power = 0.5 if self.kind == plain.ADAM else 1
+        power = 0.5 if self.kind == two_pass.ADAM else 1
         decay, momentum = self.rule.weight_decay, getattr(self.rule, "momentum", 0.0)
-        pulls = np.full(len(rows), decay) if self.kind == plain.ADAM else decay * rows
-        moving = plain.Steps(
+        pulls = np.full(len(rows), decay) if self.kind == two_pass.ADAM else decay * rows
+        moving = two_pass.Steps(
             self.kind, getattr(self.rule, "nesterov", False), self.rate / rows**power, pulls,
             np.sqrt(rows), 1 - self.rate * decay, momentum,
         )  # fmt: skip
-        net = plain.Plain(
+        net = two_pass.TwoPass(
             start or launch(self.dtype), np, self.widths, self.dtype, moving, steps, tolerance,
             constant=0.5, threads=THREADS,
         )  # fmt: skip
@@ -69,10 +69,10 @@ class Case:
 
 
 RULES = {
-    "decay": (naive.Descent(weight_decay=0.1), plain.PLAIN),
-    "polyak": (naive.Descent(0.7, False, 0.05), plain.VELOCITY),
-    "nesterov": (naive.Descent(0.7, True, 0.05), plain.VELOCITY),
-    "adam": (naive.Adam(0.02), plain.ADAM),
+    "decay": (naive.Descent(weight_decay=0.1), two_pass.PLAIN),
+    "polyak": (naive.Descent(0.7, False, 0.05), two_pass.VELOCITY),
+    "nesterov": (naive.Descent(0.7, True, 0.05), two_pass.VELOCITY),
+    "adam": (naive.Adam(0.02), two_pass.ADAM),
 }
 
 
@@ -89,7 +89,7 @@ def test_trajectories(widths, rule, dtype, rng):
 
 
 def test_steps_queued_after_the_end_do_nothing(rng):
-    case = Case((5, 4, 3), "float64", rng, naive.Descent(), plain.PLAIN)
+    case = Case((5, 4, 3), "float64", rng, naive.Descent(), two_pass.PLAIN)
     calm = case.trained(6, tolerance=0.999)
     taken = int(calm.state[0])
     assert 0 < taken < 6
@@ -102,5 +102,5 @@ def test_steps_queued_after_the_end_do_nothing(rng):
 
 
 def test_no_two_threads_race(rng):
-    case = Case((5, 4, 3), "float64", rng, naive.Descent(), plain.PLAIN)
+    case = Case((5, 4, 3), "float64", rng, naive.Descent(), two_pass.PLAIN)
     case.check(case.trained(1, start=launch("float64", sanitize="thread")), 1)

@@ -1,4 +1,4 @@
-// One kernel per layer and pass, for any shapes: the baseline that the zigzag sweeps are checked
+// The two-pass step, one kernel per layer and pass, for any shapes: the baseline that zigzag is checked
 // against, and what trains networks with more than 32 inputs and outputs.
 //
 // Buffers lie as in kernels/cpu/layout.py: products have Q rows, the rows of M. Every kernel looks

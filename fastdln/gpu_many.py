@@ -1,0 +1,94 @@
+"""Runs on one card, many at once where the kernels allow it: for `train_many` and for sweeps."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from .gpu_batch import Job, Outcome, Progress, team_of, train_together
+from .result import TrainResult
+from .run import Callback
+from .task import Preparation, Task, learning_rate_or_default
+
+
+class Order(NamedTuple):
+    """A run to be made: what decides it, its seed (a `seed_key`) and its learning rate."""
+
+    preparation: Preparation
+    key: int
+    learning_rate: float | None
+
+
+def goes_together(preparation: Preparation) -> bool:
+    """Return whether a run is trained together with others of its problem and its rule."""
+    p = preparation
+    return p.kernel != "two-pass" and bool(
+        team_of(p.launcher, p.plan.widths, p.objective, p.rule, p.batch_size)
+    )
+
+
+def train_orders(
+    launcher: Any, orders: Sequence[Order], hold: bool
+) -> Iterator[tuple[int, TrainResult] | Progress]:
+    """Train runs that go together; yield the number and the result of each as it ends.
+
+    They differ in widths, depths, initialisations, seeds and learning rates only. A result holds
+    its layers, or where `hold` is false they can be read until the next one is asked for.
+
+    Yields
+    ------
+    (int, TrainResult), or about every 0.2 s a dict from the runs in work to step and loss of each
+
+    Raises
+    ------
+    MemoryError
+        If one network alone does not fit on the card.
+    """
+    tasks: dict[int, Task] = {}
+
+    def draw(index: int) -> Any:
+        order = orders[index]
+        tasks[index] = order.preparation.task(order.key, order.learning_rate)
+        return tasks[index].start.layers
+
+    jobs = [
+        Job(
+            order.preparation.plan.widths,
+            order.preparation.rows,
+            learning_rate_or_default(
+                order.preparation.problem, order.learning_rate, len(order.preparation.rows)
+            ),
+            functools.partial(draw, index),
+        )
+        for index, order in enumerate(orders)
+    ]
+    common = orders[0].preparation
+    for found in train_together(
+        launcher, jobs, common.rule, common.objective, common.steps, common.tolerance
+    ):
+        if isinstance(found, Outcome):
+            task = tasks.pop(found.index)
+            layers = found.layers
+            if hold:
+                layers = [layers(i) for i in range(len(jobs[found.index].rows))].__getitem__
+            yield found.index, task.result(found.loss, found.status, layers)
+        else:
+            yield found
+
+
+def train_many_on_card(orders: Sequence[Order], callback: Callback | None) -> list[TrainResult]:
+    """Train runs of one shape, together if they go together; return their results in order."""
+    if not goes_together(orders[0].preparation):
+        return [
+            order.preparation.task(order.key, order.learning_rate).run(callback) for order in orders
+        ]
+    results: dict[int, TrainResult] = {}
+    launcher = orders[0].preparation.launcher
+    with launcher.here():
+        for found in train_orders(launcher, orders, hold=True):
+            if isinstance(found, tuple):
+                index, result = found
+                results[index] = result
+            elif callback is not None:
+                for step, loss in found.values():
+                    callback(step, loss)
+    return [results[i] for i in range(len(orders))]

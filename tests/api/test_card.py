@@ -1,0 +1,177 @@
+"""``device="gpu"`` through the public names: what the CPU gives, on a card and on its shim."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+import fastdln
+from fastdln import figures, gpu_batch, gpu_teams, store
+from fastdln.figures import Preset
+
+RTOL = {"float32": 3e-4, "float64": 1e-10}
+RULES = [
+    {"init": "orthogonal"},
+    {"init": "orthogonal", "method": "dense"},
+    {"init": "gaussian", "kernel": "two-pass", "weight_decay": 0.01},
+    {"init": "gaussian", "momentum": 0.5, "nesterov": True, "weight_decay": 0.01},
+    {"init": "gaussian", "optimizer": "adam"},
+    {"init": "gaussian", "batch_size": 4},
+    {"init": "balanced"},
+]
+
+
+def problem(rng, shape=(6, 3), n=9):
+    return fastdln.Regression(
+        rng.standard_normal((shape[0], 9)), rng.standard_normal((shape[1], 9))
+    )
+
+
+def close(ours, theirs, rtol):
+    assert (ours.status, ours.steps_taken, ours.method) == (
+        theirs.status, theirs.steps_taken, theirs.method
+    )  # fmt: skip
+    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=rtol)
+    for a, b in zip(ours.network.weights, theirs.network.weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * (1 + np.abs(b).max()))
+
+
+@pytest.mark.parametrize("options", RULES, ids=str)
+@pytest.mark.parametrize("shape", [(6, 3), (3, 6)], ids=["", "mirrored"])
+def test_train(shape, options, gpu, dtype, rng):
+    given = problem(rng, shape)
+    common = {"width": 11, "depth": 4, "steps": 8, "learning_rate": 1e-2, "dtype": dtype} | options
+    steps = []
+    ours = fastdln.train(given, device=gpu, callback=lambda t, loss: steps.append(t), **common)
+    kernel = {"kernel": "auto"}
+    close(ours, fastdln.train(given, **common | kernel), RTOL[dtype])
+    assert steps[-1] == 8
+    assert ours.device == gpu
+    # Nothing of it is on the card any more.
+    again = pickle.loads(pickle.dumps(ours))
+    for a, b in zip(ours.network.weights, again.network.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_network_of_ones_own_and_an_objective_of_ones_own(gpu, rng):
+    given = fastdln.Logistic(rng.standard_normal((7, 30)), rng.integers(0, 3, 30))
+    net = fastdln.initialize(7, 3, width=9, depth=4, init="gaussian", seed=1)
+    common = {"network": net, "steps": 6, "learning_rate": 1e-3}
+    ours = fastdln.train(given, device=gpu, **common)
+    close(ours, fastdln.train(given, **common), 1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, {"kernel": "two-pass"}, {"batch_size": 3}], ids=str)
+def test_train_many(options, gpu, rng):
+    given, rates = problem(rng), [1e-2, 3e-2, 1e30, None]
+    common = {"width": 9, "depth": 4, "init": "gaussian", "steps": 6} | options
+    seen = []
+    ours = fastdln.train_many(
+        given, seeds=[0, 1, 2, 0], learning_rates=rates, device=gpu,
+        callback=lambda t, loss: seen.append((t, loss)), **common,
+    )  # fmt: skip
+    theirs = fastdln.train_many(given, seeds=[0, 1, 2, 0], learning_rates=rates, **common)
+    for a, b in zip(ours, theirs, strict=True):
+        if b.status == "diverged":
+            assert a.status == "diverged"
+        else:
+            close(a, b, 1e-9)
+            assert (b.steps_taken, b.loss[-1]) in [(t, pytest.approx(loss)) for t, loss in seen]
+
+
+def test_many_are_trained_at_once_and_hold_their_layers(shim_card, rng, monkeypatch):
+    launches = []
+    advance = gpu_batch.Batch.advance
+
+    def counted(self, *arguments):
+        launches.append(len(arguments[1]))
+        return advance(self, *arguments)
+
+    monkeypatch.setattr(gpu_batch.Batch, "advance", counted)
+    found = fastdln.train_many(
+        problem(rng), seeds=range(5), device="gpu", width=7, depth=3, init="gaussian", steps=3
+    )
+    assert max(launches) == 5
+    assert len({r.network.weights[1][0, 0] for r in found}) == 5
+
+
+def test_bits_do_not_depend_on_company(gpu, rng):
+    """Neither on how many networks there are, nor on their widths, depths and order."""
+    common = {"steps": 6, "dtype": "float32", "progress": False, "device": gpu}
+    given = problem(rng)
+    one = fastdln.sweep(given, [9], [5], ("gaussian",), **common)
+    many = fastdln.sweep(given, [4, 9, 30], [2, 5, 9], ("gaussian", "orthogonal"), **common)
+    there = many.sel(init=["gaussian"], width=[9], depth=[5])
+    np.testing.assert_array_equal(one.loss, there.loss)
+
+
+def test_groups_of_blocks_go_on_as_networks_end(shim_card, rng, monkeypatch):
+    """More networks than the card has room for, of several depths, two at a time."""
+    team = gpu_batch.Team(3, 8)
+    monkeypatch.setattr(gpu_batch, "common_team", lambda *given: team)
+    working = []
+    advance = gpu_batch.Batch.advance
+
+    def noted(self, launch, active, goal, seconds):
+        working.append((list(self.depths[active]), list(goal - self.steps_taken()[active])))
+        return advance(self, launch, active, goal, seconds)
+
+    monkeypatch.setattr(gpu_batch.Batch, "advance", noted)
+    common = {"steps": 30, "progress": False}
+    given = problem(rng)
+    ours, theirs = (
+        fastdln.sweep(given, [9], [2, 4, 8, 16], ("gaussian",), device=device, **common)
+        for device in ("gpu", "cpu")
+    )
+    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-9)
+    assert all(len(depths) <= 2 for depths, _ in working)
+    depths, steps = working[0]
+    assert depths == [16, 8]
+    # Twice as deep, half the steps (and the loss before the first).
+    assert steps == [2, 3]
+
+
+def test_sweep(gpu, rng, tmp_path):
+    common = {"steps": 20, "seeds": (0, 1), "progress": False}
+    given = problem(rng)
+    found = [
+        fastdln.sweep(given, [5, 12], [2, 6], store=tmp_path / device, device=device, **common)
+        for device in ("cpu", gpu)
+    ]
+    np.testing.assert_allclose(found[1].loss, found[0].loss, rtol=1e-9)
+    np.testing.assert_array_equal(found[1].steps_taken, found[0].steps_taken)
+    assert (store.read(tmp_path / gpu).status != "pending").all()
+
+
+def test_cells_that_go_alone_are_heard_of(gpu, rng):
+    common = {"steps": 5, "progress": False, "optimizer": "adam", "learning_rate": 1e-3}
+    given = problem(rng)
+    ours, theirs = (
+        fastdln.sweep(given, [5], [2, 4], ("gaussian",), device=device, **common)
+        for device in (gpu, "cpu")
+    )
+    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-9)
+
+
+def test_figures(gpu, tmp_path, monkeypatch):
+    monkeypatch.setitem(figures.FIGURE1, "quick", Preset((5, 9), (1, 3), 10, (0, 5, 10)))
+    said = []
+    files = figures.figure1("quick", tmp_path, device=gpu, progress=False, say=said.append)
+    assert all(f.exists() for f in files)
+    assert "estimated time" not in said[0]  # an estimate of the CPU's
+
+
+def test_what_a_card_cannot_do_is_refused(gpu, rng):
+    given = problem(rng)
+    common = {"width": 5, "depth": 3, "device": gpu}
+    with pytest.raises(ValueError, match="kernel='zigzag' does gradient descent, not Adam"):
+        fastdln.train(given, kernel="zigzag", optimizer="adam", **common)
+    with pytest.raises(ValueError, match="kernel must be one of"):
+        fastdln.sweep(given, [5], [3], kernel="fast", device=gpu)
+    wide = fastdln.Regression(rng.standard_normal((40, 50)), rng.standard_normal((3, 50)))
+    with pytest.raises(ValueError, match="carries at most 32 inputs and outputs"):
+        fastdln.train(wide, kernel="zigzag", learning_rate=1e-3, init="gaussian", **common)
+
+
+def test_a_class_has_one_team():
+    assert [gpu_teams.class_of(w) for w in (1, 32, 33, 4096, 4097)] == [32, 32, 64, 4096, 0]
