@@ -10,19 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from fastdln.kernels.cuda.batch import (
-    MOST_CARRIED,
-    Batch,
-    Motion,
-    Problem,
-    Team,
-    batch_bytes,
-    to_host,
-)
+from fastdln.kernels.cuda.batch import Batch, Motion, Problem, Team, batch_bytes, to_host
 from fastdln.kernels.cuda.packing import Packing
 
 from . import memory
-from .gpu_teams import class_of, common_team
+from .gpu_teams import class_of, common_team, is_carried
 from .regression import ReducedRegression
 from .rules import Rates, Rule
 from .run import PIECE_SECONDS, next_piece, status_of
@@ -104,10 +96,12 @@ def team_of(
     few outputs; `batches` is the size or the schedule of minibatches, None for all samples.
     """
     inside = isinstance(objective, ReducedRegression) and batches is None and rule.equivariant
-    ends, class_ = (widths[0], widths[-1]), class_of(max(widths))
-    if not inside or max(ends) > MOST_CARRIED or not class_:
+    class_ = class_of(max(widths))
+    if not (inside and class_ and is_carried(widths)):
         return None
-    return common_team(class_, ends, launcher.dtype.name, rule.momentum > 0, launcher.card)
+    return common_team(
+        class_, (widths[0], widths[-1]), launcher.dtype.name, rule.momentum > 0, launcher.card
+    )
 
 
 def train_together(

@@ -13,7 +13,7 @@ from fastdln.kernels.cuda.two_pass import ADAM, PLAIN, VELOCITY, Steps, TwoPass,
 
 from . import memory
 from .gpu_batch import Job, Pace, motion, put_layers, regression_problem
-from .gpu_teams import choose_team
+from .gpu_teams import choose_team, is_carried
 from .regression import ReducedRegression
 from .rules import Rates, Rule
 from .run import PIECE_SECONDS, Callback, Run, Schedule, next_piece
@@ -117,14 +117,15 @@ def _goes_zigzag(job: Job, rule: Rule, launcher: Any, kernel: str) -> bool:
     """Return whether the zigzag kernel trains this network."""
     if kernel == "two-pass":
         return False
-    able = rule.equivariant and max(job.widths[0], job.widths[-1]) <= MOST_CARRIED
+    able = rule.equivariant and is_carried(job.widths)
     if able:
         packing = Packing([job.widths], launcher.dtype)
         able = choose_team(packing, rule.momentum > 0, launcher.card) is not None
     if kernel == "zigzag" and not able:
         raise ValueError(
-            f"kernel 'zigzag' on a card carries at most {MOST_CARRIED} inputs and outputs, no Adam,"
-            f" and layers that fit the blocks of {launcher.card}; use 'auto' or 'two-pass'"
+            f"kernel 'zigzag' on a card carries at most {MOST_CARRIED} inputs and outputs, fewer"
+            f" where layers are wide, and layers that fit the blocks of {launcher.card}; use 'auto'"
+            " or 'two-pass'"
         )
     return able
 

@@ -13,6 +13,8 @@ from .gpu import Card, free_bytes, on_card, require_gpu
 
 # Shared memory that every kernel may have without asking.
 GRANTED = 48 * 1024
+# Per cent of a multiprocessor's memory that are not cache.
+ALL_SHARED = 100
 MOST_ROWS = 65_535
 # Types of a kernel's arrays beside its own: losses and problems, tables, counters.
 READ_BY_ALL = (np.dtype("float64"), np.dtype("int64"), np.dtype("uint32"))
@@ -152,6 +154,8 @@ class Launcher:
         )
         if shared > GRANTED:
             kernel.max_dynamic_shared_size_bytes = shared
+            # Or the driver might keep so much for a cache that two blocks do not fit.
+            kernel.preferred_shared_memory_carveout = ALL_SHARED
         return kernel
 
     def _checked(self, arguments: Any) -> tuple[Any, ...]:

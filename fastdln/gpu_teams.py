@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from fastdln.kernels.cuda.batch import Team, carried_pitch, fits, held_tiles, shared_bytes
+from fastdln.kernels.cuda.batch import (
+    MOST_CARRIED,
+    Team,
+    carried_pitch,
+    fits,
+    held_tiles,
+    shared_bytes,
+)
 from fastdln.kernels.cuda.packing import Packing, tile, vectors
 
 MOST_THREADS = 256
@@ -24,11 +31,16 @@ REGISTERS, TAKEN = 65_536, 256
 RESERVED = 1024
 # Instructions for each multiply-add of a tile; a warp's float64 ones take two cycles each.
 OVERHEAD = 1.35
+# Numbers of three products that fit a thread's registers, and cycles of a tile for each more.
+HELD, SPILLED = 48, 80
+# Beyond so many, layers wider than this are trained by two passes: that takes memory's time, too.
+MOST_HELD, NARROW = 56, 128
 # A warp that has a scheduler to itself waits for its own loads for so much of its time.
 ALONE = 1.3
 # Instructions to add up the partial sums of one vector of outputs, for each share and beside
-# them, and to form its factors: many on the way to the narrow end, few on the way back.
-ADD, ADD_FIRST, FACTORS = 6, 30, 60
+# them, to form its factors (many on the way to the narrow end, few on the way back), and of all
+# else in a visit.
+ADD, ADD_FIRST, FACTORS, FIXED = 8, 40, 60, 250
 # Cycles of the barriers of one block in a visit, of a meeting of blocks, and until something
 # comes from the second-level cache.
 SYNCS, MEETING, TRIP = 500, 1500, 400
@@ -38,6 +50,13 @@ INTO_ONE, FROM_CACHE = 64, 3500
 
 # Widths that share a launch: a block's shared memory is that of the widest beside it.
 CLASSES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+def is_carried(widths: tuple[int, ...]) -> bool:
+    """Return whether the zigzag kernel carries M's rows and columns through layers this wide."""
+    q, d = widths[-1], widths[0]
+    held = 2 * min(q, d) + max(q, d)
+    return max(q, d) <= MOST_CARRIED and (held <= MOST_HELD or max(widths) <= NARROW)
 
 
 def class_of(width: int) -> int:
@@ -63,11 +82,6 @@ def choose_team(packing: Packing, velocity: bool, card: Any) -> Team | None:
     """Return the team with which these networks should train fastest; None where none is able."""
     able = teams(packing, velocity, card)
     return min(able, key=lambda team: step_cycles(packing, team, velocity, card), default=None)
-
-
-def is_able(packing: Packing, velocity: bool, card: Any) -> bool:
-    """Return whether there is any team for these networks."""
-    return next(teams(packing, velocity, card), None) is not None
 
 
 def teams(packing: Packing, velocity: bool, card: Any) -> Iterator[Team]:
@@ -106,7 +120,8 @@ def networks_at_once(packing: Packing, team: Team, velocity: bool, card: Any) ->
     """Return how many networks the card should work on at the same time."""
     each = shared_bytes(packing, team, velocity) + RESERVED
     shared = card.shared_bytes_of_multiprocessor // each
-    resident = max(1, min(shared, REGISTERS // (TAKEN * team.threads)))
+    warps = -(-team.threads // WARP)
+    resident = max(1, min(shared, REGISTERS // (TAKEN * WARP * warps)))
     return card.multiprocessors * resident // team.group
 
 
@@ -144,9 +159,11 @@ def _issued(packing: Packing, team: Team, neighbours: int) -> _Issued:
     carried = vectors(narrow, dtype) + vectors(after, dtype)
     items = -(-own * unit * carried // team.threads)
     factors = -(-own * unit * vectors(narrow, dtype) // team.threads)
+    held = 2 * narrow + max(packing.q, packing.d)
+    tile_cycles = unit**2 * (2 * narrow + after) * multiply_add + SPILLED * max(held - HELD, 0)
     return _Issued(
-        beside * tiles * unit**2 * (2 * narrow + after) * multiply_add,
-        beside * (items * (ADD * splits + ADD_FIRST) + factors * FACTORS),
+        beside * tiles * tile_cycles,
+        beside * (items * (ADD * splits + ADD_FIRST) + factors * FACTORS + FIXED),
     )
 
 

@@ -246,7 +246,8 @@ def shared_bytes(packing: Packing, team: Team, velocity: bool) -> int:
     products = held_tiles(packing, team) * unit * carried_pitch(packing)
     partial = team.threads * unit * (carried_pitch(packing) + 2)
     numbers = max(products, partial) if team.group > 1 else products + partial
-    numbers += own * (vectors(wide, dtype) * unit + narrow) + wide * narrow
+    met = vectors(wide, dtype) * unit if team.group == 1 else 0
+    numbers += own * (met + narrow) + wide * narrow
     numbers += STAGES * (1 + velocity) * unit * team.threads * unit
     return numbers * dtype.itemsize + (PARTS + 1) * 8
 

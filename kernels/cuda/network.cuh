@@ -7,7 +7,10 @@ constexpr int PARTS = 32;  // the loss is summed in this many parts, whatever th
 
 enum { LAYERS, DEPTH, LOSSES, GOAL, PROBLEM, STATE, NETWORK_FIELDS };
 enum { CONSTANT, TOLERANCE, DECAY, MOMENTUM, NUMBER_FIELDS };
-enum { OFFSET, ROWS, COLUMNS, STRIDE, SLOT_BELOW, SLOT_ABOVE, UNLIKE_BELOW, UNLIKE_ABOVE, LAYER_FIELDS };
+enum {
+    OFFSET, SHAPE, ROWS, COLUMNS, STRIDE, SLOT_BELOW, SLOT_ABOVE, UNLIKE_BELOW, UNLIKE_ABOVE,
+    PADDING, LAYER_FIELDS
+};
 
 struct Pointers {
     const i64* networks;
@@ -41,8 +44,10 @@ struct Block {
 
 // A thread's part in the visit of one layer.
 struct Part {
+    i64 offset, shape;    // of the layer
     int inner;            // tiles of the sum's terms: of this block
     int all, first, own;  // tiles of outputs: of all blocks, before this block's, of this block
+    real inverse;         // of `own`
     int splits;           // threads that share an output
     int tile, split;      // this thread's outputs and share
     int count;            // tiles it goes through
@@ -75,6 +80,9 @@ DEVICE Part part_of(const Block& b, int layer) {
     share(DOWN ? rows : columns, b.part, b.parts, begin, p.inner);
     p.all = DOWN ? columns : rows;
     share(p.all, b.column, b.columns, p.first, p.own);
+    p.offset = row[OFFSET];
+    p.shape = row[SHAPE];
+    p.inverse = (real)1 / (real)(p.own ? p.own : 1);
     p.splits = p.own ? threads() / p.own : 1;
     p.splits = p.splits < p.inner ? p.splits : p.inner;
     if (GROUPED && p.splits == 0) p.splits = 1;  // there may be more parts than tiles
@@ -85,7 +93,7 @@ DEVICE Part part_of(const Block& b, int layer) {
     p.count = busy ? (p.inner - p.split + p.splits - 1) / p.splits : 0;
     p.stride = row[STRIDE];
     i64 across = TILE, along = TILE * p.stride;
-    p.begin = row[OFFSET] + (p.first + p.tile) * (DOWN ? across : along) +
+    p.begin = p.offset + (p.first + p.tile) * (DOWN ? across : along) +
               (begin + p.split) * (DOWN ? along : across);
     p.step = p.splits * (DOWN ? along : across);
     return p;
@@ -93,10 +101,22 @@ DEVICE Part part_of(const Block& b, int layer) {
 
 // The part in a layer of a thread whose part in another layer is known: most are alike.
 template <bool DOWN>
-DEVICE Part part_after(const Block& b, const Part& part, int from, int to) {
-    const i64 *old = b.layers + (i64)from * LAYER_FIELDS, *row = b.layers + (i64)to * LAYER_FIELDS;
-    if (old[ROWS] != row[ROWS] || old[COLUMNS] != row[COLUMNS]) return part_of<DOWN>(b, to);
+DEVICE Part part_after(const Block& b, const Part& part, int to) {
+    struct alignas(16) Head {
+        i64 offset, shape;
+    };
+    const Head head = *(const Head*)(b.layers + (i64)to * LAYER_FIELDS);
+    if (head.shape != part.shape) return part_of<DOWN>(b, to);
     Part p = part;
-    p.begin += row[OFFSET] - old[OFFSET];
+    p.begin += head.offset - p.offset;
+    p.offset = head.offset;
     return p;
+}
+
+// Where number `position` of this block's outputs lies among outputs that have `apart` tiles from
+// one run to the next. The reciprocal makes a division of three instructions, and is exact here.
+DEVICE int among(const Part& part, int position, int apart) {
+    if (!GROUPED) return position;
+    const int run = (int)(((real)position + (real)0.5) * part.inverse);
+    return run * (apart - part.own) + position;
 }

@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 
 # One row per layer of all networks, as in network.cuh.
-OFFSET, ROWS, COLUMNS, STRIDE, SLOT_BELOW, SLOT_ABOVE, UNLIKE_BELOW, UNLIKE_ABOVE = range(8)
+(
+    OFFSET,
+    SHAPE,
+    ROWS,
+    COLUMNS,
+    STRIDE,
+    SLOT_BELOW,
+    SLOT_ABOVE,
+    UNLIKE_BELOW,
+    UNLIKE_ABOVE,
+    PADDING,
+) = range(10)
 
 
 def tile(dtype: Any) -> int:
@@ -35,9 +46,10 @@ class Packing:
     ----------
     widths : list of tuple of int
         ``(d, m_1, …, m_{L-1}, q)`` of every network.
-    layers : ndarray of int64, shape (layers of all networks, 8)
-        The last two columns are numbers of layers within the network: the nearest below and above
-        of another shape, or its end where there is none.
+    layers : ndarray of int64, shape (layers of all networks, 10)
+        Layers of one shape share a number. The columns before the padding are numbers of layers
+        within the network: the nearest below and above of another shape, or its end where there is
+        none.
     first : ndarray of int64, shape (networks + 1,)
         Row of `layers` at which each network begins.
     size, slot_size : int
@@ -68,10 +80,11 @@ class Packing:
         network = np.repeat(np.arange(len(boundaries)), np.diff(self.first))
         below = np.arange(len(columns)) + network
         unlike = np.concatenate([_unlike(n[1:], n[:-1]) for n in boundaries], axis=1)
+        shape = np.unique(np.stack([rows, columns]), axis=1, return_inverse=True)[1].ravel()
         self.layers = np.stack(
             [
-                np.cumsum(sizes) - sizes, rows, columns, stride, starts[below], starts[below + 1],
-                *unlike,
+                np.cumsum(sizes) - sizes, shape, rows, columns, stride, starts[below],
+                starts[below + 1], *unlike, 0 * rows,
             ],
             axis=1,
         ).astype(np.int64)  # fmt: skip
@@ -84,7 +97,8 @@ class Packing:
 
     def view(self, weights: Any, network: int, layer: int) -> Any:
         """Return a layer of the flat `weights`, input first, as a (rows, columns) view."""
-        offset, rows, columns, stride = self.layers[self.first[network] + layer, :4]
+        row = self.layers[self.first[network] + layer]
+        offset, rows, columns, stride = row[[OFFSET, ROWS, COLUMNS, STRIDE]]
         padded = -(-int(rows) // tile(self.dtype)) * tile(self.dtype)
         whole = weights[offset : offset + padded * stride].reshape(padded, int(stride))
         return whole[:rows, :columns]

@@ -39,9 +39,22 @@ DEVICE void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
-// The same into registers.
+// The same into registers, and back. Left to itself the compiler writes a number at a time, and
+// every write of a part of a sector costs what a whole one does.
 DEVICE void load16(void* to, const void* from) {
-    *(uint4*)to = __ldcg((const uint4*)from);
+    uint4 v;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(from)
+                 : "memory");
+    memcpy(to, &v, 16);
+}
+DEVICE void store16(void* to, const void* from) {
+    uint4 v;
+    memcpy(&v, from, 16);
+    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y),
+                 "r"(v.z), "r"(v.w)
+                 : "memory");
 }
 
 // Blocks of a group meet at counters: all that any thread of a block wrote before it arrived is

@@ -16,12 +16,11 @@ struct Stream {
     // Ask for the next tile; an empty group once there are no more keeps the count of groups.
     DEVICE void fetch(const Block& b) {
         while (done == part.count && layer != (DOWN ? 0 : b.depth - 1)) {
-            int from = layer;
             // Who has nothing to do in a layer has nothing to do in those like it.
             layer = part.count ? layer + (DOWN ? -1 : 1)
                                : (int)b.layers[(i64)layer * LAYER_FIELDS +
                                                (DOWN ? UNLIKE_BELOW : UNLIKE_ABOVE)];
-            part = part_after<DOWN>(b, part, from, layer);
+            part = part_after<DOWN>(b, part, layer);
             done = 0;
         }
         if (done < part.count) {

@@ -1,6 +1,8 @@
 // What the threads of a block, and then the blocks of a group, have of every sum is added up, in
 // order, and handed to whoever carries it on.
 
+constexpr int FETCHED = 4;  // vectors that a thread fetches at a time
+
 // Numbers between two threads' shares of all outputs: the odd vector keeps them off one bank.
 template <int P>
 DEVICE i64 apart(const Part& part) {
@@ -29,11 +31,6 @@ DEVICE void leave_partial_sums(const Block& b, const Part& part, const Sums<DOWN
     leave_sums<AFTER<DOWN>>(after + part.split * apart<AFTER<DOWN>>(part), part, s.after);
 }
 
-// Where outputs of this block lie among all, counted as `place` does.
-DEVICE int among_all(const Part& part, int position, int first, int own) {
-    return GROUPED ? position / own * part.all + first + position % own : position;
-}
-
 // Add up the threads' shares of one vector of an output.
 template <int P>
 DEVICE void gather_one(const Part& part, const real* partial, int item, real* target, real* slots) {
@@ -44,9 +41,10 @@ DEVICE void gather_one(const Part& part, const real* partial, int item, real* ta
         Vector next = load(from + i * apart<P>(part));
         UNROLL for (int j = 0; j < TILE; j++) sum.x[j] += next.x[j];
     }
-    int all = among_all(part, position, part.first, part.own);
-    store(target + all * pitch(P) + k * TILE, sum);
-    if (slots) store(slots + all * SLOT + k * TILE, sum);
+    const int all = among(part, position, part.all) + (GROUPED ? part.first : 0);
+    if (GROUPED) store16(target + all * pitch(P) + k * TILE, &sum);
+    if (!GROUPED) store(target + all * pitch(P) + k * TILE, sum);
+    if (slots) store16(slots + all * SLOT + k * TILE, &sum);
 }
 
 // Add up the threads' shares of every output of this block: into the products that the next visit
@@ -86,8 +84,8 @@ DEVICE void finish_one(const Block& b, const real* shares, i64 at, real* target,
             UNROLL for (int j = 0; j < TILE; j++) sum.x[j] += next[i].x[j];
         }
     }
-    store(target + at, sum);
-    if (slot) store(slot, sum);
+    store16(target + at, &sum);
+    if (slot) store16(slot, &sum);
 }
 
 // Add up the blocks' shares of some outputs; the blocks that left them do some each.
@@ -97,31 +95,44 @@ DEVICE void finish(const Block& b, const Part& part, real* slots) {
     const i64 half = b.visits & 1, after = after_in(b.widest);
     const real* shares = b.shares + half * b.parts * room(b.widest);
     real* target = b.exchange + half * room(b.widest);
-    int begin, own;
-    share(part.own, b.part, b.parts, begin, own);
-    begin += part.first;
-    const int first = own * TILE * vectors(NARROW), items = first + own * TILE * vectors(P);
+    Part mine = part;  // of this block's outputs, those that it adds up
+    share(part.own, b.part, b.parts, mine.first, mine.own);
+    mine.first += part.first;
+    mine.inverse = (real)1 / (real)(mine.own ? mine.own : 1);
+    const int first = mine.own * TILE * vectors(NARROW);
+    const int items = first + mine.own * TILE * vectors(P);
     for (int item = thread(); item < items; item += threads()) {
         if (item < first) {
             int k = item % vectors(NARROW), position = item / vectors(NARROW);
-            i64 at = among_all(part, position, begin, own) * pitch(NARROW) + k * TILE;
+            i64 at = (among(mine, position, part.all) + mine.first) * pitch(NARROW) + k * TILE;
             finish_one<NARROW>(b, shares, at, target, nullptr);
         } else {
             int k = (item - first) % vectors(P), position = (item - first) / vectors(P);
-            int all = among_all(part, position, begin, own);
+            int all = among(mine, position, part.all) + mine.first;
             finish_one<P>(b, shares, after + all * pitch(P) + k * TILE, target,
                           slots + all * SLOT + k * TILE);
         }
     }
 }
 
-// Ask for a share of some products that all blocks left.
+// Fetch a share of some products that all blocks left, several vectors at a time. Through registers:
+// waiting for asynchronous copies would wait for the weights that are under way, too.
 template <int P>
 DEVICE void collect_set(real* to, const real* from, int all, int first, int own) {
-    const int run = own * (pitch(P) / TILE);
-    for (int item = thread(); item < TILE * run; item += threads()) {
-        copy16(to + (i64)item * TILE,
-               from + ((i64)(item / run) * all + first) * pitch(P) + item % run * TILE);
+    const int run = own * (pitch(P) / TILE), count = TILE * run;
+    const real inverse = (real)1 / (real)(run ? run : 1);
+    for (int begin = thread(); begin < count; begin += FETCHED * threads()) {
+        Vector v[FETCHED];
+        UNROLL for (int i = 0; i < FETCHED; i++) {
+            const int item = begin + i * threads();
+            const int o = (int)(((real)item + (real)0.5) * inverse);
+            const real* at = from + ((i64)o * all + first) * pitch(P) + (item - o * run) * TILE;
+            if (item < count) load16(&v[i], at);
+        }
+        UNROLL for (int i = 0; i < FETCHED; i++) {
+            const int item = begin + i * threads();
+            if (item < count) store(to + (i64)item * TILE, v[i]);
+        }
     }
 }
 
@@ -134,8 +145,6 @@ DEVICE void collect(const Block& b, const Part& part, bool whole) {
     collect_set<NARROW>(b.V, from, part.all, first, own);
     collect_set<AFTER<DOWN>>(b.V + after_in(b.held), from + after_in(b.widest), part.all, first,
                              own);
-    commit_copies();
-    wait_copies<0>();
 }
 
 // Say that this block's sums of a visit are there: to all, or to those with the same outputs.

@@ -92,33 +92,46 @@ DEVICE void go_through(Block& b, Stream<DOWN>& stream, int& slot, const Part& pa
     }
 }
 
-// Ask for what the last sweep left at this block's outputs of a layer.
+// What the last sweep left at this block's outputs of a layer. A single block asks for it a visit
+// ahead; the blocks of a group fetch it while they wait for each other.
 template <bool DOWN>
-DEVICE void fetch_met(const Block& b, int layer, const Part& part) {
+DEVICE const real* met(const Block& b, int layer, const Part& part) {
     const i64* row = b.layers + (i64)layer * LAYER_FIELDS;
-    const real* from = b.at.slots + row[DOWN ? SLOT_BELOW : SLOT_ABOVE] + (i64)part.first * SLOT;
-    const int run = part.own * (SLOT / TILE);
-    for (int i = thread(); i < TILE * run; i += threads()) {
-        i64 at = GROUPED ? (i64)(i / run) * part.all * SLOT + i % run * TILE : (i64)i * TILE;
-        copy16(b.X + i * TILE, from + at);
+    return b.at.slots + row[DOWN ? SLOT_BELOW : SLOT_ABOVE] + (i64)part.first * SLOT;
+}
+
+template <bool DOWN>
+DEVICE void ask_for_met(const Block& b, int layer, const Part& part) {
+    const real* from = met<DOWN>(b, layer, part);
+    for (int i = thread(); i < part.own * TILE * (SLOT / TILE); i += threads()) {
+        copy16(b.X + i * TILE, from + (i64)i * TILE);
     }
 }
 
 // What an output's weights move by, for each number carried: of X, or of its product with G.
 template <bool DOWN>
 DEVICE void form_factors(const Block& b, int layer, const Part& part) {
-    real factor = VELOCITY ? (real)1 : -b.rates[layer];
+    const real factor = VELOCITY ? (real)1 : -b.rates[layer];
+    const real* from = GROUPED ? met<DOWN>(b, layer, part) : b.X;
     for (int item = thread(); item < part.own * TILE * vectors(NARROW); item += threads()) {
-        int k = item % vectors(NARROW), position = item / vectors(NARROW);
-        const real* x = b.X + position * SLOT;
+        const int k = item % vectors(NARROW), position = item / vectors(NARROW);
+        const real* x = from + (i64)among(part, position, part.all) * SLOT;
         Vector sum = zeros();
         if (TO_NARROW<DOWN>) {
+            Vector whole[vectors(WIDE)];
+            UNROLL for (int v = 0; v < vectors(WIDE); v++) {
+                if (GROUPED) load16(&whole[v], x + v * TILE);
+                if (!GROUPED) whole[v] = load(x + v * TILE);
+            }
             UNROLL for (int s = 0; s < WIDE; s++) {
                 Vector g = load(b.G + s * pitch(NARROW) + k * TILE);
-                UNROLL for (int j = 0; j < TILE; j++) sum.x[j] += x[s] * g.x[j];
+                UNROLL for (int j = 0; j < TILE; j++) {
+                    sum.x[j] += whole[s / TILE].x[s % TILE] * g.x[j];
+                }
             }
         } else {
-            sum = load(x + k * TILE);
+            if (GROUPED) load16(&sum, x + k * TILE);
+            if (!GROUPED) sum = load(x + k * TILE);
         }
         UNROLL for (int j = 0; j < TILE; j++) sum.x[j] *= factor;
         store(b.U + position * pitch(NARROW) + k * TILE, sum);

@@ -39,7 +39,7 @@ DEVICE void start(const Block& b, bool moving) {
         UNROLL for (int k = 0; k < tiles; k++) {
             Vector one = zeros();
             UNROLL for (int i = 0; i < TILE; i++) one.x[i] = n < P && n == k * TILE + i ? 1 : 0;
-            if (b.member == 0) store(slot + k * TILE, one);
+            if (b.member == 0) store16(slot + k * TILE, &one);
             if (at >= 0) store(b.V + after_in(b.held) + at * pitch(P) + k * TILE, one);
             if (at >= 0 && TO_NARROW<DOWN>) store(b.V + at * pitch(NARROW) + k * TILE, one);
         }
@@ -51,6 +51,20 @@ DEVICE void start(const Block& b, bool moving) {
     }
 }
 
+// Wait for what was asked for before a visit, but not for the `count` tiles asked for since.
+DEVICE void wait_but_for(int count) {
+    static_assert(STAGES == 4, "so many groups of copies are told apart here");
+    if (count == 0) {
+        wait_copies<0>();
+    } else if (count == 1) {
+        wait_copies<1>();
+    } else if (count == 2) {
+        wait_copies<2>();
+    } else {
+        wait_copies<STAGES - 1>();
+    }
+}
+
 // Visit every layer once. Without `moving` the weights stay, and only products are formed.
 template <bool DOWN>
 DEVICE void sweep(Block& b, bool moving) {
@@ -58,7 +72,7 @@ DEVICE void sweep(Block& b, bool moving) {
     start<DOWN>(b, moving);
     Part part = part_of<DOWN>(b, begin);
     if (moving) {
-        fetch_met<DOWN>(b, begin, part);
+        if (!GROUPED) ask_for_met<DOWN>(b, begin, part);
         commit_copies();
         wait_copies<0>();
         sync_block();
@@ -76,14 +90,12 @@ DEVICE void sweep(Block& b, bool moving) {
         Part next = part;
         Sums<DOWN> s;
         take_factors<DOWN>(b, part, s, moving);
-        if (layer + way != end) next = part_after<DOWN>(b, part, layer, layer + way);
-        if (more) fetch_met<DOWN>(b, layer + way, next);
-        commit_copies();
+        if (layer + way != end) next = part_after<DOWN>(b, part, layer + way);
+        if (!GROUPED && more) ask_for_met<DOWN>(b, layer + way, next);
+        if (!GROUPED) commit_copies();
         go_through<DOWN>(b, stream, slot, part, s, b.rates[layer],
                          VELOCITY ? b.pulls[layer] : (real)0, moving);
-        // As many groups after that of `fetch_met` as are left pending: it has arrived.
-        for (int i = part.count; i < STAGES - 1; i++) commit_copies();
-        wait_copies<STAGES - 1>();
+        if (!GROUPED) wait_but_for(part.count);
         if (GROUPED) sync_block();  // partial sums lie where the products are
         if (part.count) leave_partial_sums<DOWN>(b, part, s);
         sync_block();
@@ -143,7 +155,7 @@ DEVICE void carve(Block& b, int own) {
     b.partial = GROUPED ? at : at + products;
     at += GROUPED ? (products > partial ? products : partial) : products + partial;
     b.X = at;
-    at += (i64)own * TILE * SLOT;
+    at += GROUPED ? 0 : (i64)own * TILE * SLOT;
     b.U = at;
     at += (i64)own * TILE * pitch(NARROW);
     b.G = at;

@@ -88,7 +88,7 @@ def test_subnormals_are_kept_and_loads_are_whole_vectors():
     text = ptx("zigzag", "float32", batch.kernel_constants(10, 16, False, False))
     assert ".ftz" not in text
     assert "ld.shared.v4" in text
-    assert "st.global.v4" in text
+    assert "st.global.v4.u32" in text
     assert "cp.async.cg" in text
 
 

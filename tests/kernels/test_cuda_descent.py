@@ -290,7 +290,7 @@ def test_teams_hold_their_networks(width, count, shared, dtype):
 
 @pytest.mark.parametrize(
     ("count", "width", "team"),
-    [(132, 100, (1, 125, 1)), (400, 26, (1, 49, 1)), (4, 1000, (66, 115, 6))],
+    [(132, 100, (1, 125, 1)), (400, 26, (1, 49, 1)), (4, 1000, (66, 126, 11))],
 )
 def test_teams_keep_all_schedulers_busy(count, width, team):
     """Of an H200: four warps for four schedulers; room for all 400; two blocks beside each other,

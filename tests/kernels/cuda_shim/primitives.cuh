@@ -91,6 +91,7 @@ DEVICE void wait_copies() {
 DEVICE void load16(void* to, const void* from) {
     for (int i = 0; i < 2; i++) ((word*)to)[i] = ((const word*)from)[i];
 }
+DEVICE void store16(void* to, const void* from) { load16(to, from); }
 DEVICE void arrive(u32* counter) {
     sync_block();
     if (thread() == 0) std::atomic_ref<u32>(*counter).fetch_add(1, std::memory_order_acq_rel);
