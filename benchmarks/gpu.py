@@ -1,7 +1,7 @@
 """Training and sampling on a card, beside PyTorch, JAX and CuPy doing the same step.
 
 ``python -m benchmarks.gpu`` prints the table and writes JSON; it needs neither asv nor a network.
-``--teams`` times other teams of blocks and threads than the chosen one, for `fastdln.gpu_teams`.
+``--teams`` times other teams of blocks and threads than the chosen one, for `fastdln.gpu.teams`.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 
-from fastdln import gpu
+from fastdln.gpu import card as gpu
 from fastdln.rules import Rule
 
 # JAX would take three quarters of the card for itself when first used.
@@ -41,7 +41,7 @@ def setup_card():
         card = gpu.require_gpu("gpu")
     except (ImportError, RuntimeError, ValueError) as error:
         raise NotImplementedError(str(error)) from error
-    from fastdln.gpu_launch import Launcher
+    from fastdln.gpu.launch import Launcher
 
     return card, Launcher(card, "float32")
 
@@ -65,8 +65,8 @@ class Ours:
     """Networks at work in the zigzag kernel; `step(n)` takes n steps of all of them."""
 
     def __init__(self, launcher, networks, width, depth, team=None):
-        from fastdln.gpu_batch import Job, motion, regression_problem
-        from fastdln.gpu_teams import choose_team
+        from fastdln.gpu.batch import Job, motion, regression_problem
+        from fastdln.gpu.teams import choose_team
         from fastdln.kernels.cuda.batch import Batch
         from fastdln.kernels.cuda.packing import Packing
         from fastdln.kernels.cuda.random import fill_normals
@@ -221,7 +221,7 @@ def jax_steps(networks, width, depth):
 
 def ours_haar(card, count, n):
     """Return fastdln's sampling of a batch."""
-    from fastdln.gpu_haar import haar_batch
+    from fastdln.gpu.haar import haar_batch
     from fastdln.random import Stream
 
     def sample():
@@ -319,7 +319,7 @@ def our_step(launcher, networks, width, depth, steps=20, team=None):
 
 def likely_teams(launcher, networks, width, depth, most=8):
     """Return the teams that should be fastest, and the cycles expected of a visit of a layer."""
-    from fastdln.gpu_teams import networks_at_once, step_cycles, teams
+    from fastdln.gpu.teams import networks_at_once, step_cycles, teams
     from fastdln.kernels.cuda.packing import Packing
 
     packing = Packing([(D, *[width] * (depth - 1), Q)] * networks, "float32")

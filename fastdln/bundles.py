@@ -12,7 +12,7 @@ from .side_by_side import may_go_side_by_side
 from .workers import Bundle
 
 if TYPE_CHECKING:
-    from .sweeps import Setting
+    from .setting import Setting
 
 
 # Bytes that a network may take while it is drawn and still go side by side: drawing takes longer

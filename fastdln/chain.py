@@ -5,7 +5,7 @@ The weights are read where they lie, whatever their row lengths; nothing of thei
 
 import ctypes
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -83,7 +83,7 @@ def forward(
     TypeError, ValueError
         As `end_to_end`, and where X does not fit the first layer.
     """
-    if _any_on_a_card([*weights, X]):
+    if _any_on_a_card(weights) or _any_on_a_card([X]):
         return _on_card("forward", out, weights, X)
     layers = _checked(weights)
     X = _operand("X", X, layers[0].dtype, rows=layers[0].shape[1], of="columns of layer 1")
@@ -120,7 +120,7 @@ def gradients(
     TypeError, ValueError
         As `end_to_end`, and where G is not of shape (d_y, d).
     """
-    if _any_on_a_card([*weights, G]):
+    if _any_on_a_card(weights) or _any_on_a_card([G]):
         return _on_card("gradients", out, weights, G)
     layers = _checked(weights)
     shape = (layers[-1].shape[0], layers[0].shape[1])
@@ -319,21 +319,28 @@ def _reference_gradients(layers: list[np.ndarray], G: np.ndarray, outs: list[np.
 
 def _any_on_a_card(arrays: Sequence[Any]) -> bool:
     """Tell whether any array lies on a card, by the protocols; imports nothing."""
-    from .gpu_chain import on_a_card
+    from .gpu.chain import on_a_card
 
-    return any(not isinstance(array, np.ndarray) and on_a_card(array) for array in arrays)
+    return isinstance(arrays, Iterable) and any(
+        not isinstance(array, np.ndarray) and on_a_card(array) for array in arrays
+    )
 
 
 def _on_card(name: str, out: Any, *arguments: Any) -> Any:
     """Call the function of this name for arrays on a card, which return new arrays."""
-    from . import gpu_chain
+    from .gpu import chain as chain_on_card
 
     if out is not None:
         raise ValueError("out must be left out for arrays on a card")
-    return getattr(gpu_chain, name)(*arguments)
+    return getattr(chain_on_card, name)(*arguments)
 
 
 def _checked(weights: Sequence[np.ndarray]) -> list[np.ndarray]:
+    if not isinstance(weights, Iterable):
+        raise TypeError(
+            f"weights must be a sequence of layers, not {type(weights).__name__} (of a Network:"
+            " its weights)"
+        )
     layers = list(weights)
     if not layers:
         raise ValueError("weights must hold at least one layer, but it is empty")

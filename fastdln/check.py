@@ -3,7 +3,7 @@
 import math
 import numbers
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,24 @@ def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
     return value
 
 
+def listed(name: str, values: Any) -> list[Any]:
+    """Return `values` as a list of at least one."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list, not {values!r} of type {type(values).__name__}")
+    listed = list(values)
+    if not listed:
+        raise ValueError(f"{name} must have at least one value")
+    return listed
+
+
+def distinct(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
+    """Return `values` if none is repeated."""
+    repeated = sorted({v for v in values if values.count(v) > 1})
+    if repeated:
+        raise ValueError(f"{name} must be distinct, but {repeated[0]!r} is given more than once")
+    return tuple(values)
+
+
 def float_dtype(dtype: Any) -> np.dtype:
     """Return `dtype` as NumPy's float32 or float64."""
     try:
@@ -83,6 +101,8 @@ def float_dtype(dtype: Any) -> np.dtype:
 
 def finite_matrix(name: str, value: Any, dtype: Any = np.float64) -> np.ndarray:
     """Return `value` as a finite, non-empty 2-D array of `dtype`; integers are converted."""
+    if np.ma.isMaskedArray(value):
+        raise TypeError(f"{name} must be an array without a mask: masked entries would count")
     array = np.asarray(value)
     if array.dtype.kind not in "iufb":
         raise TypeError(f"{name} must hold real numbers, not {array.dtype}")
@@ -93,6 +113,23 @@ def finite_matrix(name: str, value: Any, dtype: Any = np.float64) -> np.ndarray:
         bad = array.size - int(np.isfinite(array).sum())
         raise ValueError(f"{name} must be finite, but {bad} of its {array.size} entries are not")
     return array
+
+
+def data_matrix(name: str, value: Any) -> np.ndarray:
+    """Return `value` as `finite_matrix` does in float64, in memory of its own and for reading only.
+
+    What is computed from it once stays right whatever becomes of the array that was given.
+    """
+    array = np.array(finite_matrix(name, value))
+    array.flags.writeable = False
+    return array
+
+
+def function(name: str, value: Any) -> Any:
+    """Return `value` if it is None or can be called."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be a function, not {value!r} of type {type(value).__name__}")
+    return value
 
 
 def device(name: Any) -> str:
@@ -111,7 +148,7 @@ def device(name: Any) -> str:
     if name in ("cpu", "auto"):
         return "cpu"
     if isinstance(name, str) and name.startswith("gpu"):
-        from .gpu import require_gpu
+        from .gpu.card import require_gpu
 
         require_gpu(name)
         return name

@@ -20,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # ``10:100:10`` is no emoji
 )
 
 DataOption = Annotated[
@@ -32,7 +33,7 @@ OutputOption = Annotated[
 PresetOption = Annotated[str, typer.Option("--preset", help="quick, laptop or paper")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress")]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="float32 or float64")]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, gpu or auto")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, gpu, gpu:1 … or auto")]
 MethodOption = Annotated[str, typer.Option("--method", help="auto, dense or reduced")]
 RateOption = Annotated[
     float | None,
@@ -48,7 +49,7 @@ BatchOption = Annotated[
     int | None, typer.Option("--batch-size", help="Samples a step; else all of them")
 ]
 GainOption = Annotated[float, typer.Option("--gain", help="Factor of every layer at the start")]
-KernelOption = Annotated[str, typer.Option("--kernel", help="On the CPU: auto, two-pass or zigzag")]
+KernelOption = Annotated[str, typer.Option("--kernel", help="auto, two-pass or zigzag")]
 
 
 def main() -> None:
@@ -149,9 +150,13 @@ def train(
     width: Annotated[str, typer.Option("--width", help="One width, or one for each hidden layer")],
     depth: Annotated[int | None, typer.Option("--depth", help="Number of layers")] = None,
     init: Annotated[
-        str, typer.Option("--init", help="gaussian, orthogonal, identity, balanced, …")
-    ] = ("orthogonal"),
-    steps: Annotated[int, typer.Option("--steps", help="Gradient steps")] = 1000,
+        str,
+        typer.Option(
+            "--init",
+            help="gaussian, orthogonal, identity, balanced, zero_asymmetric or near_identity",
+        ),
+    ] = "orthogonal",
+    steps: Annotated[int, typer.Option("--steps", help="Gradient steps")] = 10_000,
     learning_rate: RateOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the network")] = 0,
     dtype: DtypeOption = "float64",
@@ -284,6 +289,8 @@ def plot(
     if kind == "heatmaps":
         shown = None if steps is None else whole_numbers("--steps", steps)
         figure = plots.heatmaps(dataset, shown)
+    elif steps is not None:
+        raise ValueError("--steps is for heatmaps; curves show every recorded step")
     else:
         figure = plots.loss_curves(dataset)
     plots.save(figure, output)

@@ -11,7 +11,7 @@ from .workers import Threads
 
 if TYPE_CHECKING:
     from .plan import Plan
-    from .sweeps import Setting
+    from .setting import Setting
 
 # Networks larger than this take too long to draw for a measurement of seconds; at this size
 # they are far outside any cache, and the larger ones run at the same speed per operation.

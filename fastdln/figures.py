@@ -226,7 +226,7 @@ def _pending(grid: Grid, store: Path) -> list[Cell]:
 def _seconds(preset: Preset, cells: list[Cell], workers: int | None = None) -> float:
     from .estimate import estimate
     from .regression import paper_regression
-    from .sweeps import Setting
+    from .setting import Setting
 
     setting = Setting.of(paper_regression(), preset.steps, preset.record_steps, "float32")
     return estimate(setting, setting.plans(cells), workers or parallel.threads())

@@ -135,8 +135,8 @@ def _on_card(
     out: Any,
 ) -> Any:
     """Draw on a card; the matrices stay there, as a CuPy array."""
-    from .gpu import require_gpu
-    from .gpu_haar import haar_batch
+    from .gpu.card import require_gpu
+    from .gpu.haar import haar_batch
 
     if out is not None:
         raise ValueError(f"out must be left out on {device!r}, where the result is a CuPy array")

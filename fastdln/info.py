@@ -176,7 +176,7 @@ def _gpu() -> dict[str, str]:
 
 
 def _cuda_device() -> str:
-    from .gpu import require_gpu
+    from .gpu.card import require_gpu
 
     try:
         return require_gpu("gpu").name

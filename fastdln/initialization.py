@@ -1,12 +1,13 @@
 """How networks begin: drawn layer by layer, each layer from a stream of its own."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import check
+from . import check, memory
 from .network import Network, hidden_widths
 from .random import Stream, seed_key, standard_normal, stream_id
 
@@ -85,6 +86,8 @@ def initialize(
     ------
     TypeError, ValueError
         For sizes that are not positive integers, an unknown `init`, dtype, seed or gain.
+    MemoryError
+        If the weights do not fit in memory; names the bytes.
 
     References
     ----------
@@ -95,6 +98,11 @@ def initialize(
     check_init(init, widths)
     dtype = check.float_dtype(dtype)
     gain = check.positive_number("gain", gain)
+    numbers = sum(m * n for n, m in itertools.pairwise(widths))
+    memory.require(
+        numbers * dtype.itemsize, memory.available(), f"a network of depth {len(widths) - 1}",
+        "reduce width or depth",
+    )  # fmt: skip
     return Network.trusted(list(draw_layers(widths, init, seed_key(seed), dtype, gain)))
 
 

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
 from . import check
-from .objective import span
+from .objective import end_to_end_matrix, span
 
 
 class Logistic:
@@ -32,8 +32,8 @@ class Logistic:
     """
 
     def __init__(self, X: ArrayLike, labels: ArrayLike, classes: int | None = None):
-        self.X = check.finite_matrix("X", X)
-        self.labels = np.asarray(labels)
+        self.X = check.data_matrix("X", X)
+        self.labels = np.array(labels)
         if self.labels.dtype.kind not in "iu":
             raise TypeError(f"labels must be whole numbers, not {self.labels.dtype}")
         if self.labels.shape != (self.n,):
@@ -48,6 +48,9 @@ class Logistic:
             )
         if not self.X.any():
             raise ValueError("X must have a nonzero entry: all inputs are zero")
+
+    def __repr__(self) -> str:
+        return f"Logistic(d_x={self.d_x}, classes={self.d_y}, n={self.n})"
 
     @property
     def d_x(self) -> int:
@@ -71,15 +74,16 @@ class Logistic:
 
     def loss(self, M: np.ndarray) -> float:
         """Return the cross-entropy, summed over samples."""
-        scores = M @ self.X
+        scores = end_to_end_matrix(self, M) @ self.X
         return float(np.sum(logsumexp(scores, axis=0) - scores[self.labels, np.arange(self.n)]))
 
     def gradient(self, M: np.ndarray) -> np.ndarray:
         """Return ``(softmax(M X) − onehot) Xᵀ``, shape (d_y, d_x)."""
-        return self._gradient(M, self.X, self.labels)
+        return self._gradient(end_to_end_matrix(self, M), self.X, self.labels)
 
     def batch_gradient(self, M: np.ndarray, samples: np.ndarray) -> np.ndarray:
         """Return the gradient's unbiased estimate from these samples."""
+        M = end_to_end_matrix(self, M)
         part = self._gradient(M, self.X[:, samples], self.labels[samples])
         return part * (self.n / len(samples))
 

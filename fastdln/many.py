@@ -77,11 +77,12 @@ def train_many(
     for name in options:
         if name not in _OPTIONS:
             raise TypeError(f"train_many() got an unexpected keyword argument {name!r}")
+    check.function("callback", callback)
     preparation = prepare(problem, **options)
     if not keys:
         return []
     if preparation.device != "cpu":
-        from .gpu_many import Order, train_many_on_card
+        from .gpu.many import Order, train_many_on_card
 
         orders = [Order(preparation, key, rate) for key, rate in zip(keys, rates, strict=True)]
         return train_many_on_card(orders, callback)

@@ -9,7 +9,7 @@ from . import check
 
 @runtime_checkable
 class Objective(Protocol):
-    """A differentiable loss ``M ↦ ℓ(M)`` of the end-to-end matrix, shape (d_y, d_x), float64.
+    """A differentiable loss ``M ↦ ℓ(M) ≥ 0`` of the end-to-end matrix, shape (d_y, d_x), float64.
 
     Any object with these four members can be trained. Optional members:
 
@@ -35,7 +35,7 @@ class Objective(Protocol):
         ...
 
     def loss(self, M: np.ndarray) -> float:
-        """Return the loss of an end-to-end matrix."""
+        """Return the loss of an end-to-end matrix, at least 0: runs end by ``ℓ(t)/ℓ(0)``."""
         ...
 
     def gradient(self, M: np.ndarray) -> np.ndarray:
@@ -59,17 +59,34 @@ class OnBasis:
     def evaluate(self, M: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the loss and its gradient for M' of shape (d_y, rank)."""
         full = self._full(M)
-        return float(self._objective.loss(full)), self._on_basis(self._objective.gradient(full))
+        loss, G = self._objective.loss(full), self._objective.gradient(full)
+        return _number(loss), self._on_basis("gradient", G)
 
     def batch_gradient(self, M: np.ndarray, samples: np.ndarray) -> np.ndarray:
         """Return the gradient's estimate from the samples of these indices."""
-        return self._on_basis(self._objective.batch_gradient(self._full(M), samples))
+        G = self._objective.batch_gradient(self._full(M), samples)
+        return self._on_basis("batch_gradient", G)
 
     def _full(self, M: np.ndarray) -> np.ndarray:
         return M if self._whole else M @ self.basis.T
 
-    def _on_basis(self, G: np.ndarray) -> np.ndarray:
-        return G if self._whole else G @ self.basis
+    def _on_basis(self, name: str, G: Any) -> np.ndarray:
+        shape = self._objective.d_y, self._objective.d_x
+        if np.shape(G) != shape:
+            kind = type(self._objective).__name__
+            raise ValueError(
+                f"{name} of {kind} must return an array of shape {shape}, not of {np.shape(G)}"
+            )
+        return np.asarray(G) if self._whole else G @ self.basis
+
+
+def _number(loss: Any) -> float:
+    try:
+        if np.ndim(loss) == 0:
+            return float(loss)
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"loss must return one number, not a {type(loss).__name__}")
 
 
 def on_inputs(problem: Any, whole: bool = False) -> Any:
@@ -103,6 +120,14 @@ def check_objective(problem: Any) -> None:
             "problem must have d_x, d_y, loss(M) and gradient(M), as fastdln.Regression has;"
             f" a {type(problem).__name__} does not"
         )
+
+
+def end_to_end_matrix(problem: Any, M: Any) -> np.ndarray:
+    """Return M in float64; raises ValueError unless it is of shape (d_y, d_x)."""
+    M = np.asarray(M, dtype=np.float64)
+    if M.shape != (problem.d_y, problem.d_x):
+        raise ValueError(f"M must have shape {(problem.d_y, problem.d_x)}, not {M.shape}")
+    return M
 
 
 def span(rows: np.ndarray) -> np.ndarray:

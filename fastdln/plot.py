@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import check
+
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
@@ -90,7 +92,7 @@ def heatmaps(
 def loss_curves(
     data: Any,
     *,
-    steps: str = "linear",
+    scale: str = "linear",
     title: str | None = None,
 ) -> "Figure":
     """Draw relative loss against gradient steps.
@@ -104,8 +106,8 @@ def loss_curves(
     ----------
     data : xarray.Dataset, TrainResult, mapping or iterable of TrainResult
         What `fastdln.sweep` or `fastdln.train` returns; the keys of a mapping name the lines.
-    steps : str
-        Scale of the step axis, ``"linear"`` or ``"log"``.
+    scale : str
+        Of the axis of steps, ``"linear"`` or ``"log"``.
     title : str, optional
         Heading of the figure; None writes one.
 
@@ -121,13 +123,11 @@ def loss_curves(
     """
     import matplotlib as mpl
 
-    from . import check
-
-    check.one_of("steps", steps, ("linear", "log"))
+    check.one_of("scale", scale, ("linear", "log"))
     with mpl.rc_context(STYLE):
         if hasattr(data, "data_vars"):
-            return _draw_sweep_curves(_sweep_dataset(data), steps, title)
-        return _draw_runs(_named_runs(data), steps, title)
+            return _draw_sweep_curves(_sweep_dataset(data), scale, title)
+        return _draw_runs(_named_runs(data), scale, title)
 
 
 def relative_loss(dataset: "xr.Dataset") -> "xr.DataArray":
@@ -180,7 +180,9 @@ def _recorded_steps(dataset: "xr.Dataset", steps: Iterable[int] | None) -> list[
     recorded = [int(s) for s in dataset["step"].values]
     if steps is None:
         return recorded[-1:]
-    chosen = [int(s) for s in steps]
+    if isinstance(steps, str) or not isinstance(steps, Iterable):
+        raise TypeError(f"steps must be a list of recorded steps, not {steps!r}")
+    chosen = [check.integer("every one of steps", s, 0) for s in steps]
     for step in chosen:
         if step not in recorded:
             raise ValueError(f"step {step} was not recorded; recorded are {_few(recorded)}")

@@ -134,7 +134,17 @@ class HaarReflectors:
         return _result(Q, self.p, X)
 
     def form(self, out: np.ndarray) -> None:
-        """Write Q into `out`, an (n, p) array of the frame's dtype."""
+        """Write Q into `out`, an (n, p) array of the frame's dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `out` has another dtype or shape.
+        """
+        if not isinstance(out, np.ndarray) or out.dtype != self.dtype:
+            raise TypeError(f"out must be an array of dtype {self.dtype}, not {_kind(out)}")
+        if out.shape != (self.n, self.p):
+            raise ValueError(f"out must have shape {(self.n, self.p)}, not {out.shape}")
         Q = self._buffer(out)
         Q[np.arange(self.p), np.arange(self.p)] = 1.0
         self._multiply(Q, from_column=1)
@@ -268,3 +278,7 @@ def _result(Q: np.ndarray, rows: int, X: np.ndarray) -> np.ndarray:
 
 def _pieces(begin: int, end: int) -> list[tuple[int, int]]:
     return [(a, min(a + PIECE_ROWS, end)) for a in range(begin, end, PIECE_ROWS)]
+
+
+def _kind(value: Any) -> str:
+    return str(value.dtype) if isinstance(value, np.ndarray) else type(value).__name__

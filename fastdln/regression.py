@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import check
+from .objective import end_to_end_matrix
 from .random import Stream, seed_key, standard_normal, stream_id
 
 
@@ -23,7 +24,7 @@ class Regression:
     Attributes
     ----------
     X, Y : ndarray of float64
-        The data as given.
+        The data as given, a copy for reading only.
 
     Raises
     ------
@@ -35,8 +36,8 @@ class Regression:
     """
 
     def __init__(self, X: ArrayLike, Y: ArrayLike):
-        self.X = check.finite_matrix("X", X)
-        self.Y = check.finite_matrix("Y", Y)
+        self.X = check.data_matrix("X", X)
+        self.Y = check.data_matrix("Y", Y)
         if self.X.shape[1] != self.Y.shape[1]:
             raise ValueError(
                 f"X and Y must have one column per sample, but X has {self.X.shape[1]} columns"
@@ -70,27 +71,22 @@ class Regression:
 
     def loss(self, M: ArrayLike) -> float:
         """Return ``½‖M X − Y‖_F²`` for an end-to-end matrix of shape (d_y, d_x)."""
-        return 0.5 * float(np.sum((self._matrix(M) @ self.X - self.Y) ** 2))
+        return 0.5 * float(np.sum((end_to_end_matrix(self, M) @ self.X - self.Y) ** 2))
 
     def gradient(self, M: ArrayLike) -> np.ndarray:
         """Return ``∂ℓ/∂M = (M X − Y) Xᵀ``, shape (d_y, d_x), float64."""
-        return (self._matrix(M) @ self.X - self.Y) @ self.X.T
+        return (end_to_end_matrix(self, M) @ self.X - self.Y) @ self.X.T
 
     def batch_gradient(self, M: ArrayLike, samples: np.ndarray) -> np.ndarray:
         """Return the gradient's unbiased estimate from the samples of these indices."""
         X, Y = self.X[:, samples], self.Y[:, samples]
-        return (self._matrix(M) @ X - Y) @ X.T * (self.n / len(samples))
+        return (end_to_end_matrix(self, M) @ X - Y) @ X.T * (self.n / len(samples))
 
     @property
     def smoothness(self) -> float:
         """Lipschitz constant of the gradient, ``‖X‖₂²``."""
-        return float(self.reduced.scale[0]) ** 2
-
-    def _matrix(self, M: ArrayLike) -> np.ndarray:
-        M = np.asarray(M, dtype=np.float64)
-        if M.shape != (self.d_y, self.d_x):
-            raise ValueError(f"M must have shape {(self.d_y, self.d_x)}, not {M.shape}")
-        return M
+        largest = float(self.reduced.scale[0])
+        return largest * largest
 
 
 class ReducedRegression:

@@ -7,7 +7,7 @@ import numpy as np
 from .network import Network
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two runs are equal where they are one
 class TrainResult:
     """What a training run did.
 
@@ -31,7 +31,8 @@ class TrainResult:
     learning_rate : float
         The η that was used, for the paper's weights ``W_i``.
     network : Network
-        The trained network. Full weights of a reduced run are formed when they are asked for.
+        The trained network. Full weights of a reduced run are formed when they are asked for, anew
+        each time: change copies of them.
     """
 
     loss: np.ndarray

@@ -81,6 +81,8 @@ class Run:
             return None
         with np.errstate(over="ignore", invalid="ignore"):
             self.losses[self.step], G = self._objective.evaluate(M)
+            if self.step == 0 and self.losses[0] < 0:
+                raise ValueError(f"a loss must be at least 0, but is {self.losses[0]:.6g} at first")
             if self._schedule is not None:
                 G = self._objective.batch_gradient(M, self._schedule(self.step))
         return G

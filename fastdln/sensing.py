@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import check
-from .objective import span
+from .objective import end_to_end_matrix, span
 
 
 class MatrixCompletion:
@@ -37,15 +37,20 @@ class MatrixCompletion:
         columns: ArrayLike,
         values: ArrayLike,
     ):
+        if np.shape(shape) != (2,):
+            raise ValueError(f"shape must be the pair (d_y, d_x), not {shape!r}")
         self.d_y = check.positive_integer("shape[0]", shape[0])
         self.d_x = check.positive_integer("shape[1]", shape[1])
-        self.values = check.finite_matrix("values", np.atleast_2d(np.asarray(values)))[0]
+        self.values = check.data_matrix("values", np.atleast_2d(values))[0]
         self.rows = _places("rows", rows, self.d_y, self.n)
         self.columns = _places("columns", columns, self.d_x, self.n)
         if len(np.unique(self.rows * self.d_x + self.columns)) < self.n:
             raise ValueError("every entry may be observed once, but some places are repeated")
 
     smoothness = 1.0
+
+    def __repr__(self) -> str:
+        return f"MatrixCompletion(d_x={self.d_x}, d_y={self.d_y}, n={self.n})"
 
     @property
     def n(self) -> int:
@@ -59,6 +64,7 @@ class MatrixCompletion:
 
     def loss(self, M: np.ndarray) -> float:
         """Return half the squared error over the observed entries."""
+        M = end_to_end_matrix(self, M)
         return 0.5 * float(np.sum((M[self.rows, self.columns] - self.values) ** 2))
 
     def gradient(self, M: np.ndarray) -> np.ndarray:
@@ -70,7 +76,7 @@ class MatrixCompletion:
         return self._gradient(M, samples) * (self.n / len(samples))
 
     def _gradient(self, M: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        at = self.rows[samples], self.columns[samples]
+        M, at = end_to_end_matrix(self, M), (self.rows[samples], self.columns[samples])
         G = np.zeros((self.d_y, self.d_x))
         G[at] = M[at] - self.values[samples]
         return G
@@ -93,16 +99,19 @@ class MatrixSensing:
     """
 
     def __init__(self, A: ArrayLike, b: ArrayLike):
-        given = np.asarray(A)
+        given = np.asanyarray(A)  # a mask is refused below
         if given.ndim != 3 or given.size == 0:
             raise ValueError(f"A must have shape (n, d_y, d_x), none of them 0, not {given.shape}")
-        self._A = check.finite_matrix("A", given.reshape(len(given), -1))
+        self._A = check.data_matrix("A", given.reshape(len(given), -1))
         self.A: np.ndarray = self._A.reshape(given.shape)
-        self.b = check.finite_matrix("b", np.atleast_2d(np.asarray(b)))[0]
+        self.b = check.data_matrix("b", np.atleast_2d(b))[0]
         if self.b.size != self.n:
             raise ValueError(f"b must have one value per matrix of A, {self.n}, not {self.b.size}")
         if not self._A.any():
             raise ValueError("A must have a nonzero entry: all measurements are zero")
+
+    def __repr__(self) -> str:
+        return f"MatrixSensing(d_x={self.d_x}, d_y={self.d_y}, n={self.n})"
 
     @property
     def n(self) -> int:
@@ -131,16 +140,18 @@ class MatrixSensing:
 
     def loss(self, M: np.ndarray) -> float:
         """Return half the squared error over all measurements."""
-        return 0.5 * float(np.sum((self._A @ M.ravel() - self.b) ** 2))
+        return 0.5 * float(np.sum((self._A @ end_to_end_matrix(self, M).ravel() - self.b) ** 2))
 
     def gradient(self, M: np.ndarray) -> np.ndarray:
         """Return ``Σ_k (⟨A_k, M⟩ − b_k) A_k``, shape (d_y, d_x)."""
-        return ((self._A @ M.ravel() - self.b) @ self._A).reshape(self.d_y, self.d_x)
+        return ((self._A @ end_to_end_matrix(self, M).ravel() - self.b) @ self._A).reshape(
+            self.d_y, self.d_x
+        )
 
     def batch_gradient(self, M: np.ndarray, samples: np.ndarray) -> np.ndarray:
         """Return the gradient's unbiased estimate from these measurements."""
         A = self._A[samples]
-        part = (A @ M.ravel() - self.b[samples]) @ A
+        part = (A @ end_to_end_matrix(self, M).ravel() - self.b[samples]) @ A
         return part.reshape(self.d_y, self.d_x) * (self.n / len(samples))
 
 

@@ -93,7 +93,7 @@ class Preparation:
             draw = Draw(self.plan.full_widths, self.init, key, self.plan.dtype, self.gain)
             if self.device == "cpu":
                 return start_drawn(draw, self.plan, basis)
-            from .gpu_start import start_on_card
+            from .gpu.start import start_on_card
 
             return start_on_card(self.launcher, draw, self.plan, basis)
         if self.bases:
@@ -108,7 +108,7 @@ class Preparation:
     @functools.cached_property
     def launcher(self) -> Any:
         """What starts kernels on the card that `device` names."""
-        from .gpu_launch import launcher_on
+        from .gpu.launch import launcher_on
 
         return launcher_on(self.device, self.plan.dtype)
 
@@ -117,7 +117,7 @@ class Preparation:
         """What makes a descent on the device; both kinds have the same interface."""
         if self.device == "cpu":
             return functools.partial(Descent, kernel=self.kernel)
-        from .gpu_descent import Descent as DescentOnCard
+        from .gpu.descent import Descent as DescentOnCard
 
         return functools.partial(DescentOnCard, kernel=self.kernel, launcher=self.launcher)
 
@@ -185,8 +185,8 @@ def prepare(
     *,
     width: Any = None,
     depth: int | None = None,
-    init: str = "orthogonal",
-    gain: float = 1.0,
+    init: str | None = None,
+    gain: float | None = None,
     steps: int = 10_000,
     optimizer: str = "gd",
     momentum: float = 0.0,
@@ -206,16 +206,22 @@ def prepare(
     rule = Rule(optimizer, momentum, nesterov, weight_decay)
     device = check.device(device)
     steps = check.non_negative_integer("steps", steps)
-    gain = check.positive_number("gain", gain)
     bases: list[np.ndarray] = []
+    given_init, scale = init, 1.0
+    init = "orthogonal" if init is None else init
     if network is None:
+        if rank_tolerance is not None:
+            raise ValueError("rank_tolerance is for a given network; it must be left out")
+        scale = check.positive_number("gain", 1.0 if gain is None else gain)
         chosen = plan(
-            problem, width=width, depth=depth, init=init, dtype=dtype or "float64",
-            method=method, rule=rule,
+            problem, width=width, depth=depth, init=init,
+            dtype="float64" if dtype is None else dtype, method=method, rule=rule,
         )  # fmt: skip
     else:
-        if width is not None or depth is not None:
-            raise ValueError("width and depth must be left out where a network is given")
+        if any(value is not None for value in (width, depth, given_init, gain)):
+            raise ValueError(
+                "width, depth, init and gain must be left out where a network is given"
+            )
         chosen, bases = plan_network(
             problem, network, dtype=dtype, method=method, rule=rule, tolerance=rank_tolerance
         )
@@ -225,7 +231,7 @@ def prepare(
     objective = on_inputs(problem, whole=not rule.equivariant)
     check_kernel(kernel, device, plain_regression(objective, rule, batch_size), rule.adam)
     return Preparation(
-        problem, objective, chosen, network, bases, init, gain, rule, steps, floor, batch_size,
+        problem, objective, chosen, network, bases, init, scale, rule, steps, floor, batch_size,
         device, kernel,
     )  # fmt: skip
 
@@ -261,10 +267,11 @@ def minibatches(problem: Any, batch_size: int | None, key: int) -> Schedule | No
     if batch_size is None:
         return None
     size = check.positive_integer("batch_size", batch_size)
-    if not hasattr(problem, "batch_gradient"):
-        raise TypeError(
-            f"a {type(problem).__name__} has no batch_gradient, so batch_size must be left out"
-        )
+    for name in ("batch_gradient", "n"):
+        if not hasattr(problem, name):
+            raise TypeError(
+                f"a {type(problem).__name__} has no {name}, so batch_size must be left out"
+            )
     if size > problem.n:
         raise ValueError(f"batch_size must be at most the {problem.n} samples, not {size}")
     per_epoch = problem.n // size

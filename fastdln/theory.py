@@ -10,8 +10,17 @@ import math
 import numpy as np
 
 from . import check
-from .objective import Objective
-from .regression import Regression
+from .objective import Objective, check_objective
+from .regression import ReducedRegression, Regression
+
+
+def _reduced(problem: Regression) -> ReducedRegression:
+    if not isinstance(problem, Regression):
+        raise TypeError(
+            f"the theorems are about least squares: problem must be a Regression, not a"
+            f" {type(problem).__name__}"
+        )
+    return problem.reduced
 
 
 def optimal_loss(problem: Regression) -> float:
@@ -19,18 +28,18 @@ def optimal_loss(problem: Regression) -> float:
 
     Zero whenever Y is a linear function of X, as in the paper's data.
     """
-    return problem.reduced.constant
+    return _reduced(problem).constant
 
 
 def condition_number(problem: Regression) -> float:
     """Return ``κ = λ_max(XᵀX) / λ_r(XᵀX)`` (Theorem 4.1)."""
-    scale = problem.reduced.scale
+    scale = _reduced(problem).scale
     return float((scale[0] / scale[-1]) ** 2)
 
 
 def stable_rank(problem: Regression) -> float:
     """Return ``r̃ = ‖X‖_F² / ‖X‖₂²`` (Theorem 4.1); at least 1 and at most the rank."""
-    scale = problem.reduced.scale
+    scale = _reduced(problem).scale
     return float(np.sum((scale / scale[0]) ** 2))
 
 
@@ -55,13 +64,14 @@ def learning_rate(problem: Objective, depth: int) -> float:
     TypeError, ValueError
         If `depth` is not a positive whole number, or the objective states no `smoothness`.
     """
+    check_objective(problem)
     depth = check.positive_integer("depth", depth)
     smoothness = getattr(problem, "smoothness", None)
     if smoothness is None:
         raise ValueError(
             f"a {type(problem).__name__} states no smoothness, so learning_rate must be given"
         )
-    return problem.d_y / (2 * depth * smoothness)
+    return problem.d_y / (2 * depth * check.positive_number("smoothness", smoothness))
 
 
 def contraction(problem: Regression, depth: int, learning_rate: float | None = None) -> float:
@@ -172,7 +182,7 @@ def required_width(
     if delta >= 1:
         raise ValueError(f"failure_probability must be between 0 and 1, not {delta}")
     constant = check.positive_number("constant", constant)
-    reduced = problem.reduced
+    reduced = _reduced(problem)
     solution = np.linalg.norm(reduced.target / reduced.scale, 2)
     inner = problem.d_y * (1 + solution**2) + math.log(reduced.rank / delta)
     width = constant * stable_rank(problem) * condition_number(problem) ** 2 * inner

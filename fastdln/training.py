@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from . import check
 from .network import Network
 from .objective import Objective
 from .random import seed_key
@@ -16,8 +17,8 @@ def train(
     *,
     width: Any = None,
     depth: int | None = None,
-    init: str = "orthogonal",
-    gain: float = 1.0,
+    init: str | None = None,
+    gain: float | None = None,
     steps: int = 10_000,
     learning_rate: float | None = None,
     optimizer: str = "gd",
@@ -42,7 +43,7 @@ def train(
     problem : Regression, Logistic, MatrixCompletion, MatrixSensing or another objective
         The loss, a function of the end-to-end matrix; see `fastdln.Objective` for your own.
     width, depth, init, gain
-        The network to draw, as in `fastdln.initialize`.
+        The network to draw, as in `fastdln.initialize`; orthogonal, of gain 1, where not said.
     steps : int
         Steps to take, 0 or more.
     learning_rate : float, optional
@@ -80,7 +81,8 @@ def train(
         How weights are read and written; ``"auto"`` takes what a cost model expects to be
         fastest (`fastdln.kernel_choice`), the same for any number of threads. Equal to rounding.
     network : Network, optional
-        Train this network instead of drawing one; it is left as it is. ``"auto"`` and
+        Train this network instead of drawing one (`width`, `depth`, `init` and `gain` are left
+        out); it is left as it is. ``"auto"`` and
         ``"reduced"`` look for its invariant subspaces (`fastdln.closure`).
     rank_tolerance : float, optional
         For a given network: a direction counts as outside a subspace where its part outside
@@ -105,6 +107,7 @@ def train(
         If the network does not fit in memory; names the bytes.
     """
     begun, key = time.perf_counter(), seed_key(seed)
+    check.function("callback", callback)
     preparation = prepare(
         problem, width=width, depth=depth, init=init, gain=gain, steps=steps, optimizer=optimizer,
         momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, batch_size=batch_size,

@@ -47,13 +47,12 @@ def shim_card(monkeypatch):
     """A card where there is none: every kernel for ``device="gpu"`` runs on the CPU."""
     import cuda_cases
 
-    from fastdln import check, gpu_launch
+    from fastdln import check
+    from fastdln.gpu import launch
     from fastdln.kernels.cuda import two_pass
 
     monkeypatch.setattr(check, "device", lambda name: "cpu" if name == "auto" else name)
-    monkeypatch.setattr(
-        gpu_launch, "launcher_on", lambda device, dtype: cuda_cases.ShimLauncher(dtype)
-    )
+    monkeypatch.setattr(launch, "launcher_on", lambda device, dtype: cuda_cases.ShimLauncher(dtype))
     # A thread of the shim is a thread of the machine: few of them.
     monkeypatch.setattr(two_pass.TwoPass.__init__, "__defaults__", (0.0, 32))
 
@@ -61,10 +60,10 @@ def shim_card(monkeypatch):
 @pytest.fixture(params=["shim", "card"])
 def gpu(request):
     """The name of a card: of one there is, and of the shim."""
-    from fastdln.gpu import available
+    from fastdln.gpu.card import available
 
     if request.param == "shim":
         request.getfixturevalue("shim_card")
     elif not available():
-        pytest.skip("no GPU that CuPy can use: see fastdln.gpu.require_gpu()")
+        pytest.skip("no GPU that CuPy can use: see fastdln.gpu.card.require_gpu()")
     return "gpu"

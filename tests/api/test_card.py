@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import fastdln
-from fastdln import figures, gpu_batch, gpu_teams, store
+from fastdln import figures, store
 from fastdln.figures import Preset
+from fastdln.gpu import batch as gpu_batch
+from fastdln.gpu.teams import class_of
 
 RTOL = {"float32": 3e-4, "float64": 1e-10}
 RULES = [
@@ -174,4 +176,4 @@ def test_what_a_card_cannot_do_is_refused(gpu, rng):
 
 
 def test_a_class_has_one_team():
-    assert [gpu_teams.class_of(w) for w in (1, 32, 33, 4096, 4097)] == [32, 32, 64, 4096, 0]
+    assert [class_of(w) for w in (1, 32, 33, 4096, 4097)] == [32, 32, 64, 4096, 0]

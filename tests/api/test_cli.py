@@ -98,6 +98,7 @@ def test_info():
         (["train", "--width", "10000000", "--depth", "1000", "--init", "gaussian"], "bytes"),
         (["sweep", "s", "--widths", "5:1", "--depths", "1"], "--widths must be whole numbers"),
         (["sweep", "s", "--widths", "3,3", "--depths", "1"], "widths must be distinct"),
+        (["figure1", "--device", "tpu"], "device must be"),
         (["plot", "nothing.zarr"], "there is no sweep at nothing.zarr"),
         (["figure1", "--preset", "huge"], "preset must be one of"),
     ],
@@ -111,6 +112,10 @@ def test_mistakes_are_one_line_and_exit_code_2(arguments, words, tmp_path, monke
     assert words in done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_is_no_emoji():
+    assert "10:100:10" in call("sweep", "--help").output.replace("\n", " ")
 
 
 def test_traceback_shows_where_an_error_arose():

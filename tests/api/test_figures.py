@@ -7,7 +7,7 @@ from fastdln.cells import Grid
 from fastdln.estimate import estimate
 from fastdln.figures import FIGURE1, FIGURE2, Preset
 from fastdln.regression import paper_regression
-from fastdln.sweeps import Setting
+from fastdln.setting import Setting
 
 TINY = Preset((10, 30), (1, 3), 40, (0, 20, 40))
 

@@ -154,7 +154,7 @@ def test_training_results_are_drawn_with_their_names():
     ax = figure.axes[0]
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["wide", "narrow"]
     assert plot.loss_curves(result([1.0])).axes[0].get_legend() is None
-    assert len(plot.loss_curves([result([1, 0.5])] * 3, steps="log").axes) == 1
+    assert len(plot.loss_curves([result([1, 0.5])] * 3, scale="log").axes) == 1
 
 
 def test_a_sweep_reduced_to_one_value_can_be_drawn():
@@ -193,7 +193,7 @@ def test_the_look_of_other_peoples_figures_is_left_alone():
             ValueError,
             "it has no 'width'",
         ),
-        (lambda: plot.loss_curves(dataset(), steps="cubic"), ValueError, "steps must be one of"),
+        (lambda: plot.loss_curves(dataset(), scale="cubic"), ValueError, "scale must be one of"),
         (lambda: plot.loss_curves([]), ValueError, "at least one training result"),
         (lambda: plot.loss_curves("run"), TypeError, "not str"),
         (lambda: plot.loss_curves([3]), TypeError, "must be a training result, not int"),

@@ -12,9 +12,11 @@ import sweep_cases
 from sweep_cases import run, same
 
 import fastdln
-from fastdln import bundles, memory, parallel, side_by_side, store, sweeps
-from fastdln.cells import Cell, default_record_steps, recorded
+from fastdln import bundles, memory, parallel, side_by_side, store
+from fastdln.cells import Cell, Grid, default_record_steps, recorded
+from fastdln.digest import digest
 from fastdln.progress import Tally, duration
+from fastdln.setting import Setting
 from fastdln.training import train
 
 SCRIPT = Path(sweep_cases.__file__).with_name("sweep_script.py")
@@ -47,13 +49,13 @@ def test_every_cell_is_what_train_computes():
 
 def test_cells_of_one_shape_go_side_by_side_with_the_bits_of_cells_alone(monkeypatch):
     sizes = []
-    real = sweeps.Setting.train
+    real = Setting.train
 
     def noted(self, bundle, report=None):
         sizes.append(len(bundle))
         return real(self, bundle, report)
 
-    monkeypatch.setattr(sweeps.Setting, "train", noted)
+    monkeypatch.setattr(Setting, "train", noted)
     options = {
         "seeds": range(9), "workers": 2, "dtype": "float32", "depths": [1, 4], "steps": 200,
         "learning_rate": 1e-3,
@@ -69,7 +71,7 @@ def test_cells_of_one_shape_go_side_by_side_with_the_bits_of_cells_alone(monkeyp
 
 
 def test_a_worker_with_narrower_vectors_trains_a_bundle_cell_by_cell(monkeypatch):
-    setting = sweeps.Setting.of(sweep_cases.problem(), 5)
+    setting = Setting.of(sweep_cases.problem(), 5)
     cells = tuple(Cell((0, 0, 0, i), "gaussian", 3, 4, i) for i in range(3))
     together = dict(setting.train(cells))
     monkeypatch.setattr(side_by_side, "fits_side_by_side", lambda layout: False)
@@ -80,7 +82,7 @@ def test_a_worker_with_narrower_vectors_trains_a_bundle_cell_by_cell(monkeypatch
 
 
 def test_bundles_leave_what_is_large_and_what_gains_nothing_alone():
-    setting = sweeps.Setting.of(fastdln.paper_regression(), 5, dtype="float32")
+    setting = Setting.of(fastdln.paper_regression(), 5, dtype="float32")
 
     def sizes(widths, seeds, threads, most=None, depth=4):
         cells = [
@@ -128,9 +130,9 @@ def test_any_objective_can_be_swept_and_is_told_apart_from_others(tmp_path):
 
 def test_what_a_problem_has_computed_does_not_change_its_digest():
     p = sweep_cases.problem()
-    before = sweeps.digest(p)
+    before = digest(p)
     assert p.reduced.rank == 4
-    assert sweeps.digest(p) == before != sweeps.digest(sweep_cases.problem(1))
+    assert digest(p) == before != digest(sweep_cases.problem(1))
 
 
 def test_float32_is_passed_on():
@@ -178,13 +180,13 @@ def test_the_number_of_workers_does_not_change_the_results():
 
 def test_the_most_expensive_cells_come_first(monkeypatch):
     order = []
-    real = sweeps.Setting.train
+    real = Setting.train
 
     def noted(self, bundle, report=None):
         order.extend((cell.width, cell.depth) for cell in bundle)
         return real(self, bundle, report)
 
-    monkeypatch.setattr(sweeps.Setting, "train", noted)
+    monkeypatch.setattr(Setting, "train", noted)
     run(workers=1, inits=["gaussian"])
     assert order[0] == (8, 6)
     assert order[-1][1] == 1
@@ -194,7 +196,7 @@ def test_an_error_in_a_cell_is_raised(monkeypatch):
     def failing(self, bundle, report=None):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(sweeps.Setting, "train", failing)
+    monkeypatch.setattr(Setting, "train", failing)
     with pytest.raises(MemoryError, match="no room"):
         run()
 
@@ -262,7 +264,7 @@ def test_ctrl_c_stops_within_about_a_second_and_says_how_to_continue(tmp_path):
 
 def test_a_finished_store_is_answered_without_training(tmp_path, monkeypatch):
     first = run(store=tmp_path / "s")
-    monkeypatch.setattr(sweeps.Setting, "train", None)
+    monkeypatch.setattr(Setting, "train", None)
     assert run(store=tmp_path / "s").identical(first)
 
 
@@ -325,7 +327,7 @@ def test_other_arguments_are_refused_by_name(tmp_path, change, words):
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_trained(change, kind, words, monkeypatch):
-    monkeypatch.setattr(sweeps.Setting, "train", None)
+    monkeypatch.setattr(Setting, "train", None)
     with pytest.raises(kind, match=words):
         run(**change)
 
@@ -344,7 +346,7 @@ def test_networks_beyond_any_memory_are_refused_in_no_time():
 
 
 def test_the_size_of_the_results_is_known_without_making_them():
-    grid = sweeps.Grid(("gaussian",), (1, 2), (1,), (0,), (0, 5, 9))
+    grid = Grid(("gaussian",), (1, 2), (1,), (0,), (0, 5, 9))
     assert grid.bytes == sum(array.nbytes for array in grid.empty().values())
 
 
@@ -368,7 +370,7 @@ def test_the_bar_shows_pace_and_what_is_running(capfd, monkeypatch):
 
 
 def test_the_tally_counts_work_and_not_cells():
-    grid = sweeps.Grid(("gaussian",), (1, 2), (1,), (0,), (0,))
+    grid = Grid(("gaussian",), (1, 2), (1,), (0,), (0,))
     small, large = grid.cells()
     tally = Tally({small: 1.0, large: 99.0}, steps=10)
     assert tally.remaining() is None
@@ -382,7 +384,7 @@ def test_the_tally_counts_work_and_not_cells():
 
 
 def test_the_time_left_is_not_fooled_by_cells_that_stopped_early():
-    grid = sweeps.Grid(("gaussian",), (1, 2), (1,), (0,), (0,))
+    grid = Grid(("gaussian",), (1, 2), (1,), (0,), (0,))
     first, second = grid.cells()
     early, full = (Tally({first: 1.0, second: 1.0}, steps=10) for _ in range(2))
     time.sleep(0.01)

@@ -352,7 +352,7 @@ def test_a_network_must_fit_the_problem():
     network = fastdln.initialize(5, 10, width=4, depth=2)
     with pytest.raises(ValueError, match=r"maps 5 inputs to 10 outputs, .* d_x=1024 and d_y=10"):
         fastdln.train(problem, network=network)
-    with pytest.raises(ValueError, match="width and depth must be left out"):
+    with pytest.raises(ValueError, match="width, depth, init and gain must be left out"):
         fastdln.train(problem, network=network, width=3)
     with pytest.raises(TypeError, match=r"problem must have d_x, d_y, .* a str does not"):
         fastdln.train("the paper's", width=3, depth=2)

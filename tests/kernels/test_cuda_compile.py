@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fastdln.gpu_launch import FEW_REGISTERS
+from fastdln.gpu.launch import FEW_REGISTERS
 from fastdln.kernels.cuda import batch, compiler, sources
 from fastdln.kernels.cuda.sources import ARCHITECTURES
 

@@ -9,8 +9,10 @@ import pytest
 from cuda_cases import NoRoom, ShimLauncher
 
 import fastdln
-from fastdln import engine, gpu_batch, gpu_descent
-from fastdln.gpu_teams import choose_team
+from fastdln import engine
+from fastdln.gpu import batch as gpu_batch
+from fastdln.gpu import descent as gpu_descent
+from fastdln.gpu.teams import choose_team
 from fastdln.kernels.cuda import two_pass
 from fastdln.kernels.cuda.packing import Packing
 from fastdln.rules import Rule
@@ -273,7 +275,7 @@ def test_adam_is_not_trained_in_batches(rng):
 @pytest.mark.parametrize("count", [1, 4, 400])
 def test_teams_hold_their_networks(width, count, shared, dtype):
     """Shared memory of the smallest and largest cards; wide networks only where they fit."""
-    from fastdln.gpu import Card
+    from fastdln.gpu.card import Card
     from fastdln.kernels.cuda.batch import fits, shared_bytes
 
     packing = Packing([(16, width, width, 10)] * count, dtype)
@@ -295,7 +297,7 @@ def test_teams_hold_their_networks(width, count, shared, dtype):
 def test_teams_keep_all_schedulers_busy(count, width, team):
     """Of an H200: four warps for four schedulers; room for all 400; two blocks beside each other,
     of networks that have half of the card each, so that one works while the other waits."""
-    from fastdln.gpu import Card
+    from fastdln.gpu.card import Card
 
     packing = Packing([(16, width, width, 10)] * count, "float32")
     assert choose_team(packing, False, Card(0, "", 132, 232_448, 233_472, 2200.0)) == team

@@ -7,13 +7,13 @@ import pytest
 from cuda_cases import ShimLauncher
 
 import fastdln
-from fastdln import gpu_start
 from fastdln.cells import Cell
-from fastdln.gpu_pool import OneCard
+from fastdln.gpu.pool import OneCard
+from fastdln.gpu.start import start_on_card
 from fastdln.initialization import draw_layers
 from fastdln.plan import plan
+from fastdln.setting import Setting
 from fastdln.start import Draw
-from fastdln.sweeps import Setting
 
 
 def cells(inits, widths, depths, seeds=(0,)):
@@ -54,7 +54,7 @@ def test_layers_drawn_on_the_card_are_those_of_the_cpu(init, gain, dtype, rng):
     chosen = plan(problem, width=9, depth=5, init=init, dtype=dtype, method="dense")
     draw = Draw(chosen.full_widths, init, 123, np.dtype(dtype), gain)
     basis = problem.reduced.basis
-    ours = list(gpu_start.start_on_card(ShimLauncher(dtype), draw, chosen, basis).layers)
+    ours = list(start_on_card(ShimLauncher(dtype), draw, chosen, basis).layers)
     expected = list(draw_layers(*draw))
     expected[0] = expected[0] @ basis
     for got, w in zip(ours, expected, strict=True):

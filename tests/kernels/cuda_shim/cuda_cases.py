@@ -6,7 +6,7 @@ import naive
 import numpy as np
 import shim
 
-from fastdln.gpu import Card
+from fastdln.gpu.card import Card
 from fastdln.kernels.cuda import batch as kernels
 from fastdln.kernels.cuda.packing import Packing
 
@@ -84,7 +84,7 @@ class NoRoom(Exception):
 
 
 class ShimLauncher:
-    """What `fastdln.gpu_launch.Launcher` is on a card, on the CPU."""
+    """What `fastdln.gpu.launch.Launcher` is on a card, on the CPU."""
 
     card = Card(0, "threads", 6, 232_448, 233_472, 2200.0)
     xp = np

@@ -9,7 +9,7 @@ import numpy as np
 from fastdln.kernels.cuda import compiler
 from fastdln.kernels.cuda.sources import Constants
 
-from .gpu import Card, free_bytes, on_card, require_gpu
+from .card import Card, free_bytes, on_card, require_gpu
 
 # Shared memory that every kernel may have without asking.
 GRANTED = 48 * 1024
@@ -25,7 +25,7 @@ FEW_REGISTERS = 128
 def launcher_on(device: str, dtype: Any) -> "Launcher":
     """Return what starts kernels of an element type on the card ``"gpu"`` or ``"gpu:N"`` names.
 
-    Raises as `fastdln.gpu.require_gpu` does.
+    Raises as `fastdln.gpu.card.require_gpu` does.
     """
     return Launcher(require_gpu(device), dtype)
 

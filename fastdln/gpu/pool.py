@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .cells import Cell
-from .gpu_many import Order, goes_together, train_orders
-from .random import seed_key
-from .workers import Bundle, Job, Results, Threads
+from ..cells import Cell
+from ..random import seed_key
+from ..workers import Bundle, Job, Results, Threads
+from .many import Order, goes_together, train_orders
 
 if TYPE_CHECKING:
-    from .sweeps import Setting
+    from ..setting import Setting
 
 
 class OneCard:

@@ -13,12 +13,12 @@ import numpy as np
 from fastdln.kernels.cuda.batch import Batch, Motion, Problem, Team, batch_bytes, to_host
 from fastdln.kernels.cuda.packing import Packing
 
-from . import memory
-from .gpu_teams import class_of, common_team, is_carried
-from .regression import ReducedRegression
-from .rules import Rates, Rule
-from .run import PIECE_SECONDS, next_piece, status_of
-from .start import whole
+from .. import memory
+from ..regression import ReducedRegression
+from ..rules import Rates, Rule
+from ..run import PIECE_SECONDS, next_piece, status_of
+from ..start import whole
+from .teams import class_of, common_team, is_carried
 
 log = logging.getLogger("fastdln")
 

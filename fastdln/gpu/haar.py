@@ -7,10 +7,10 @@ import numpy as np
 from fastdln.kernels.cuda.haar import form_frames, working_bytes
 from fastdln.kernels.cuda.random import fill_normals
 
-from . import check
-from .gpu import Card, free_bytes, on_card, require_memory
-from .gpu_launch import Launcher
-from .random import stream_id
+from .. import check
+from ..random import stream_id
+from .card import Card, free_bytes, on_card, require_memory
+from .launch import Launcher
 
 # Share of the free memory that one piece of a batch may take beside the result.
 WORKING_SHARE = 0.5

@@ -11,12 +11,12 @@ from fastdln.kernels.cuda.batch import MOST_CARRIED, Batch, batch_bytes, to_host
 from fastdln.kernels.cuda.packing import Packing
 from fastdln.kernels.cuda.two_pass import ADAM, PLAIN, VELOCITY, Steps, TwoPass, two_pass_bytes
 
-from . import memory
-from .gpu_batch import Job, Pace, motion, put_layers, regression_problem
-from .gpu_teams import choose_team, is_carried
-from .regression import ReducedRegression
-from .rules import Rates, Rule
-from .run import PIECE_SECONDS, Callback, Run, Schedule, next_piece
+from .. import memory
+from ..regression import ReducedRegression
+from ..rules import Rates, Rule
+from ..run import PIECE_SECONDS, Callback, Run, Schedule, next_piece
+from .batch import Job, Pace, motion, put_layers, regression_problem
+from .teams import choose_team, is_carried
 
 # Layers up to which the kernels of a step are recorded once and queued together.
 MOST_RECORDED = 4096

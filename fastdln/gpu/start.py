@@ -9,10 +9,10 @@ import numpy as np
 from fastdln.kernels.cuda.haar import form_frames, working_bytes
 from fastdln.kernels.cuda.random import fill_normals
 
-from .initialization import BATCH_BYTES, first_layer, last_layer
-from .plan import Plan
-from .random import Stream, stream_id
-from .start import Draw, Start, start_dense, start_drawn
+from ..initialization import BATCH_BYTES, first_layer, last_layer
+from ..plan import Plan
+from ..random import Stream, stream_id
+from ..start import Draw, Start, start_dense, start_drawn
 
 
 def start_on_card(launcher: Any, draw: Draw, plan: Plan, basis: np.ndarray) -> Start:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from . import memory
+from .. import memory
 
 # The oldest cards whose copies into shared memory the kernels use (A100 and later).
 OLDEST = (8, 0)

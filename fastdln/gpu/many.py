@@ -4,10 +4,10 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from .gpu_batch import Job, Outcome, Progress, team_of, train_together
-from .result import TrainResult
-from .run import Callback
-from .task import Preparation, Task, learning_rate_or_default
+from ..result import TrainResult
+from ..run import Callback
+from ..task import Preparation, Task, learning_rate_or_default
+from .batch import Job, Outcome, Progress, team_of, train_together
 
 
 class Order(NamedTuple):

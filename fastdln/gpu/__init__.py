@@ -1,0 +1,1 @@
+"""What ``device="gpu"`` means: cards, launches, and what takes the place of the CPU there."""
