@@ -19,6 +19,7 @@ _HOMES = {
     "Network": "network",
     "initialize": "initialization",
     "train": "training",
+    "resume": "training",
     "train_many": "many",
     "TrainResult": "result",
     "haar_orthogonal": "haar",

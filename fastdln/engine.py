@@ -21,7 +21,7 @@ from .kernel_choice import Choice, choose, step_seconds
 from .plan import chain_layout
 from .regression import ReducedRegression
 from .rules import Moving, Rule
-from .run import PIECE_SECONDS, Callback, Run, Schedule
+from .run import FRESH, PIECE_SECONDS, Callback, Past, Run, Schedule
 from .start import put
 
 log = logging.getLogger("fastdln")
@@ -56,9 +56,13 @@ class Chain:
 
     def layer(self, index: int) -> np.ndarray:
         """Return layer `index`, input first, as a view of the packed weights."""
+        return self.part(self.weights, index)
+
+    def part(self, packed: np.ndarray, index: int) -> np.ndarray:
+        """Return what is layer `index`'s of an array that lies as the weights do, as a view."""
         if self.mirrored:
-            return self.layout.view(self.weights, self.layout.depth - 1 - index).T
-        return self.layout.view(self.weights, index)
+            return self.layout.view(packed, self.layout.depth - 1 - index).T
+        return self.layout.view(packed, index)
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
@@ -106,6 +110,8 @@ class Descent(Run):
         As for `Run`.
     kernel : {"auto", "two-pass", "zigzag"}
         See `fastdln.kernel_choice`.
+    past : Past
+        What the run goes on from.
     """
 
     def __init__(
@@ -121,11 +127,16 @@ class Descent(Run):
         tolerance: float,
         schedule: Schedule | None = None,
         kernel: str = "auto",
+        past: Past = FRESH,
     ):
         super().__init__(objective, steps, tolerance, schedule)
         self.chain = Chain(layers, widths, dtype)
         order = slice(None, None, -1) if self.chain.mirrored else slice(None)
         self._moving = Moving(rule, learning_rate, rows[order], self.chain.layout)
+        self._taken = past.steps
+        for state, moment in zip(self._moving.states, past.moments, strict=False):
+            for i, part in enumerate(moment):
+                self.chain.part(state, i)[:] = part
         self._fused = isinstance(objective, ReducedRegression) and not (schedule or rule.adam)
         plain = plain_regression(objective, rule, schedule)
         self.choice: Choice = choose(
@@ -152,6 +163,14 @@ class Descent(Run):
     def trained(self) -> Callable[[int], np.ndarray]:
         """Return what gives the layers, input first, by their index."""
         return self.chain.layer
+
+    def moments(self) -> tuple[tuple[np.ndarray, ...], ...]:
+        """Return copies of what the optimiser remembers, as in `Past`."""
+        depth = self.chain.layout.depth
+        return tuple(
+            tuple(self.chain.part(state, i).copy() for i in range(depth))
+            for state in self._moving.states
+        )
 
     def advancing(self, pool: ThreadPoolExecutor) -> Callable[[int, int], None]:
         """Return what advances to a step with a team of a size, its threads from the pool."""
@@ -218,7 +237,8 @@ class Descent(Run):
         arrays = (*chain.arrays, *scratch)
 
         def update(*member: Any) -> None:
-            self._moving.update(arrays, self.step + 1, (*_geometry(chain.layout), *member))
+            step = self._taken + self.step + 1
+            self._moving.update(arrays, step, (*_geometry(chain.layout), *member))
 
         def advance(goal: int, together: Callable[..., Any]) -> None:
             if self.step < 0:

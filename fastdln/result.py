@@ -1,6 +1,7 @@
 """What a training run did."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,9 @@ class TrainResult:
     network : Network
         The trained network. Full weights of a reduced run are formed when they are asked for, anew
         each time: change copies of them.
+
+    state : object or None
+        What `fastdln.resume` goes on from; None unless the run was `resumable`.
     """
 
     loss: np.ndarray
@@ -44,6 +48,7 @@ class TrainResult:
     device: str
     learning_rate: float
     network: Network
+    state: Any = None
 
     @property
     def relative_loss(self) -> np.ndarray:

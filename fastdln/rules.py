@@ -125,9 +125,9 @@ class Moving:
     def __init__(self, rule: Rule, learning_rate: float, rows: np.ndarray, layout: Layout):
         number = layout.dtype.type
         self.rule = rule
-        states = [aligned_zeros(layout.size, layout.dtype) for _ in range(rule.states)]
-        self.adam = tuple(states) if rule.optimizer == "adam" else ()
-        self.velocity = states[0] if rule.momentum else np.empty(0, layout.dtype)
+        self.states = [aligned_zeros(layout.size, layout.dtype) for _ in range(rule.states)]
+        self.adam = tuple(self.states) if rule.adam else ()
+        self.velocity = self.states[0] if rule.momentum else np.empty(0, layout.dtype)
         rates = Rates.of(rule, learning_rate, rows)
         self.rates, self.scales, self.pulls = (a.astype(layout.dtype) for a in rates[:3])
         self.decay = number(rates.decay)

@@ -1,7 +1,7 @@
 """What every run of gradient descent knows of itself, whichever kernels take its steps."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,23 @@ MOST_GROWTH = 4
 
 Callback = Callable[[int, float], None]
 Schedule = Callable[[int], np.ndarray]
+
+
+class Past(NamedTuple):
+    """What a run goes on from: steps taken before it, and what the optimiser remembers.
+
+    Attributes
+    ----------
+    steps : int
+    moments : tuple of tuple of ndarray
+        For every array that the optimiser keeps, its part of each layer, input first.
+    """
+
+    steps: int = 0
+    moments: tuple[tuple[np.ndarray, ...], ...] = ()
+
+
+FRESH = Past()
 
 
 def status_of(loss: float, floor: float) -> str:

@@ -4,11 +4,12 @@
 them are checked and planned once; `Task` is one of these runs.
 """
 
+import dataclasses
 import functools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from .plan import Plan, plan, plan_network
 from .random import Stream, standard_normal, stream_id
 from .result import TrainResult
 from .rules import Rule
-from .run import Callback, Schedule
+from .run import FRESH, Callback, Past, Schedule
 from .start import Draw, Start, start_dense, start_drawn, start_restricted
 
 log = logging.getLogger("fastdln")
@@ -50,6 +51,8 @@ class Preparation:
         Relative loss at or below which the run has converged.
     batch_size : int or None
     device, kernel : str
+    resumable : bool
+        Whether results keep what `fastdln.resume` goes on from.
     """
 
     problem: Any
@@ -65,6 +68,7 @@ class Preparation:
     batch_size: int | None
     device: str
     kernel: str
+    resumable: bool = False
 
     def task(self, key: int, learning_rate: float | None, begun: float | None = None) -> "Task":
         """Return the run of a seed (its `seed_key`) and a learning rate, its network drawn.
@@ -79,13 +83,17 @@ class Preparation:
             If the network does not fit in what is free now.
         """
         begun = time.perf_counter() if begun is None else begun
-        if self.device == "cpu":
-            what = f"training {_described(self.plan)}"
-            memory.require(self.plan.bytes, memory.available(), what, "reduce width or depth")
+        self.require_memory()
         depth = len(self.plan.full_widths) - 1
         rate = learning_rate_or_default(self.problem, learning_rate, depth)
         schedule = minibatches(self.problem, self.batch_size, key)
         return Task(self, rate, schedule, self._start(key), begun)
+
+    def require_memory(self) -> None:
+        """Raise MemoryError unless the network fits; a card says so for itself."""
+        if self.device == "cpu":
+            what = f"training {_described(self.plan)}"
+            memory.require(self.plan.bytes, memory.available(), what, "reduce width or depth")
 
     def _start(self, key: int) -> Start:
         basis = self.objective.basis
@@ -112,6 +120,9 @@ class Preparation:
 
         return launcher_on(self.device, self.plan.dtype)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "launcher"}
+
     @property
     def descent(self) -> Callable[..., Any]:
         """What makes a descent on the device; both kinds have the same interface."""
@@ -136,6 +147,10 @@ class Task:
         The layers to train; they can be taken once.
     begun : float
         When it began, by `time.perf_counter`.
+    past : Past
+        What it goes on from.
+    before : ndarray
+        All losses before; the last is formed again.
     """
 
     preparation: Preparation
@@ -143,23 +158,40 @@ class Task:
     schedule: Schedule | None
     start: Start
     begun: float
+    past: Past = FRESH
+    before: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     def run(self, callback: Callback | None = None) -> TrainResult:
         """Train alone."""
-        p = self.preparation
+        p, taken = self.preparation, self.past.steps
+        schedule = self.schedule
         descent = p.descent(
             self.start.layers, p.plan.widths, p.plan.dtype, p.rows, self.learning_rate, p.rule,
-            p.objective, p.steps, p.tolerance, self.schedule,
+            p.objective, p.steps, self._tolerance(),
+            None if schedule is None else lambda step: schedule(taken + step), past=self.past,
         )  # fmt: skip
-        descent.run(callback)
+        descent.run(callback and (lambda step, loss: callback(taken + step, loss)))
         losses = descent.losses[: descent.step + 1].copy()  # not a view of all steps allowed
-        return self.result(losses, descent.status, descent.trained())
+        moments = descent.moments() if p.resumable else ()
+        return self.result(losses, descent.status, descent.trained(), moments)
+
+    def _tolerance(self) -> float:
+        """Return the tolerance relative to the first loss from now on."""
+        if self.past.steps == 0:
+            return self.preparation.tolerance
+        last = max(float(self.before[-1]), np.finfo(np.float64).tiny)
+        return self.preparation.tolerance * (float(self.before[0]) / last)
 
     def result(
-        self, losses: np.ndarray, status: str, layer: Callable[[int], np.ndarray]
+        self,
+        losses: np.ndarray,
+        status: str,
+        layer: Callable[[int], np.ndarray],
+        moments: tuple[tuple[np.ndarray, ...], ...] = (),
     ) -> TrainResult:
         """Return the result of a run with these losses, whose trained layers `layer` returns."""
-        p, steps = self.preparation, losses.size - 1
+        p, losses = self.preparation, np.concatenate([self.before[:-1], losses])
+        steps = losses.size - 1
         return TrainResult(
             loss=losses,
             status=status,
@@ -170,6 +202,7 @@ class Task:
             device=p.device,
             learning_rate=self.learning_rate,
             network=self._lifted(layer, steps),
+            state=State(self, layer, moments) if p.resumable else None,
         )
 
     def _lifted(self, layer: Callable[[int], np.ndarray], steps: int) -> Network:
@@ -178,6 +211,50 @@ class Task:
         complement = functools.partial(p.rule.complement, self.learning_rate, steps)
         form = Lift(self.start.origins, layer, complement)
         return Network.trusted(LiftedWeights(layer_shapes(widths), p.plan.dtype, form))
+
+
+@dataclass(frozen=True)
+class State:
+    """A run that has ended and may go on.
+
+    Attributes
+    ----------
+    task : Task
+        As it was run.
+    layer : callable
+        From an index to the layer that was trained.
+    moments : tuple of tuple of ndarray
+        What its optimiser remembers, as in `Past`.
+    """
+
+    task: Task
+    layer: Callable[[int], np.ndarray]
+    moments: tuple[tuple[np.ndarray, ...], ...]
+
+    def going_on(self, losses: np.ndarray, seconds: float, steps: int) -> Task:
+        """Return the run of `steps` more steps, after so many losses and seconds.
+
+        Raises
+        ------
+        MemoryError
+            If the network does not fit in what is free now.
+        """
+        preparation = dataclasses.replace(self.task.preparation, steps=steps)
+        preparation.require_memory()
+        layers = (self.layer(i) for i in range(len(preparation.plan.full_widths) - 1))
+        return dataclasses.replace(
+            self.task,
+            preparation=preparation,
+            start=Start(layers, self.task.start.origins),
+            begun=time.perf_counter() - seconds,
+            past=Past(losses.size - 1, self.moments),
+            before=losses,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The layers that a start yields are trained by now, and no generator can be pickled.
+        spent = dataclasses.replace(self.task, start=Start((), self.task.start.origins))
+        return {"task": spent, "layer": self.layer, "moments": self.moments}
 
 
 def prepare(
@@ -200,6 +277,7 @@ def prepare(
     network: Network | None = None,
     rank_tolerance: float | None = None,
     tolerance: float | None = None,
+    resumable: bool = False,
 ) -> Preparation:
     """Check the arguments of `fastdln.train` and plan the run; raises as it does."""
     check.one_of("kernel", kernel, KERNELS)  # before anything slow
@@ -232,7 +310,7 @@ def prepare(
     check_kernel(kernel, device, plain_regression(objective, rule, batch_size), rule.adam)
     return Preparation(
         problem, objective, chosen, network, bases, init, scale, rule, steps, floor, batch_size,
-        device, kernel,
+        device, kernel, bool(resumable),
     )  # fmt: skip
 
 
@@ -274,11 +352,27 @@ def minibatches(problem: Any, batch_size: int | None, key: int) -> Schedule | No
             )
     if size > problem.n:
         raise ValueError(f"batch_size must be at most the {problem.n} samples, not {size}")
-    per_epoch = problem.n // size
+    return Minibatches(problem.n, size, key)
 
-    def batch(step: int) -> np.ndarray:
-        epoch, part = divmod(step, per_epoch)
-        normals = standard_normal(key, stream_id(Stream.MINIBATCH, epoch), (problem.n,))
-        return np.argsort(normals, kind="stable")[part * size : (part + 1) * size]
 
-    return batch
+@dataclass(frozen=True)
+class Minibatches:
+    """The samples of every step: parts of a permutation drawn for each epoch.
+
+    Attributes
+    ----------
+    n, size : int
+        Samples in all, and of a step.
+    key : int
+    """
+
+    n: int
+    size: int
+    key: int
+
+    def __call__(self, step: int) -> np.ndarray:
+        """Return the indices of a step's samples."""
+        epoch, part = divmod(step, self.n // self.size)
+        normals = standard_normal(self.key, stream_id(Stream.MINIBATCH, epoch), (self.n,))
+        order = np.argsort(normals, kind="stable")
+        return order[part * self.size : (part + 1) * self.size]

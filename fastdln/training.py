@@ -1,4 +1,4 @@
-"""Training one network: `fastdln.train`."""
+"""Training one network: `fastdln.train`, and going on with it: `fastdln.resume`."""
 
 import time
 from typing import Any
@@ -35,6 +35,7 @@ def train(
     rank_tolerance: float | None = None,
     tolerance: float | None = None,
     callback: Callback | None = None,
+    resumable: bool = False,
 ) -> TrainResult:
     """Train a deep linear network by gradient descent.
 
@@ -94,6 +95,9 @@ def train(
         units of rounding.
     callback : callable, optional
         Called as ``callback(step, loss)`` a few times a second; may raise to stop.
+    resumable : bool
+        Whether the result keeps what `fastdln.resume` goes on from: with momentum as many numbers
+        again as the weights, with Adam twice as many.
 
     Returns
     -------
@@ -112,6 +116,53 @@ def train(
         problem, width=width, depth=depth, init=init, gain=gain, steps=steps, optimizer=optimizer,
         momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, batch_size=batch_size,
         dtype=dtype, device=device, method=method, kernel=kernel, network=network,
-        rank_tolerance=rank_tolerance, tolerance=tolerance,
+        rank_tolerance=rank_tolerance, tolerance=tolerance, resumable=resumable,
     )  # fmt: skip
     return preparation.task(key, learning_rate, begun).run(callback)
+
+
+def resume(result: TrainResult, *, steps: int, callback: Callback | None = None) -> TrainResult:
+    """Go on with a run that has ended.
+
+    The result is that of one run of all steps (the same bits but with zigzag sweeps, which start
+    anew): momentum, Adam's moments and the order of minibatches go on, and so does the tolerance,
+    which is relative to the first loss of all.
+
+    Parameters
+    ----------
+    result : TrainResult
+        Of a run with ``resumable=True``; it is left as it is.
+    steps : int
+        Steps to take beyond those taken, 0 or more.
+    callback : callable, optional
+        As in `train`; steps are counted from the first of all.
+
+    Returns
+    -------
+    TrainResult
+        With the losses of all steps, and resumable in turn.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments out of range, and for a run that diverged or kept no state.
+    MemoryError
+        If the network does not fit in memory a second time.
+
+    Examples
+    --------
+    >>> import fastdln
+    >>> p = fastdln.paper_regression()
+    >>> r = fastdln.train(p, width=100, depth=5, steps=10, momentum=0.9, resumable=True)
+    >>> fastdln.resume(r, steps=30).steps_taken
+    40
+    """
+    if not isinstance(result, TrainResult):
+        raise TypeError(f"result must be a TrainResult, not {type(result).__name__}")
+    steps = check.non_negative_integer("steps", steps)
+    check.function("callback", callback)
+    if result.state is None:
+        raise ValueError("result keeps no state to go on from: train with resumable=True")
+    if result.status == "diverged":
+        raise ValueError("result is of a run that diverged: there is nothing to go on from")
+    return result.state.going_on(result.loss, result.seconds, steps).run(callback)

@@ -61,12 +61,15 @@ class Outcome:
     status : {"completed", "converged", "diverged"}
     layers : callable
         From an index to that trained layer as a NumPy array; valid until the next outcome.
+    moments : callable
+        Returns what the optimiser remembers, as in `fastdln.run.Past`; valid as long.
     """
 
     index: int
     loss: np.ndarray
     status: str
     layers: Callable[[int], np.ndarray]
+    moments: Callable[[], tuple[tuple[np.ndarray, ...], ...]]
 
 
 def motion(job: Job, rule: Rule) -> Motion:
@@ -247,25 +250,36 @@ def _finish(
             status = status_of(loss, tolerance * start)
             if step == batch.limit or status != "completed":
                 ended.append(i)
-                yield Outcome(
-                    members[i], batch.recorded(i, int(step)), status, _reader(batch, int(i))
-                )
+                loss, number = batch.recorded(i, int(step)), int(i)
+                layers, moments = _reader(batch, number), _moments(batch, number)
+                yield Outcome(members[number], loss, status, layers, moments)
         waiting = np.setdiff1d(waiting, ended)
 
 
 def _reader(batch: Batch, number: int) -> Callable[[int], np.ndarray]:
     """Return what reads layers of a network: who keeps it does not keep the batch on the card."""
     kept = weakref.ref(batch)
+    return lambda index: to_host(_held(kept).layer(number, index))
 
-    def layer(index: int) -> np.ndarray:
-        held = kept()
-        if held is None:
-            raise RuntimeError(
-                "an outcome's layers can be read until the next outcome is asked for"
-            )
-        return to_host(held.layer(number, index))
 
-    return layer
+def _moments(batch: Batch, number: int) -> Callable[[], tuple[tuple[np.ndarray, ...], ...]]:
+    """Return what reads the velocity of a network, where there is one."""
+    kept, depth = weakref.ref(batch), batch.packing.depth(number)
+
+    def moments() -> tuple[tuple[np.ndarray, ...], ...]:
+        held = _held(kept)
+        if not held.velocity_kept:
+            return ()
+        return (tuple(to_host(held.velocity_of(number, index)) for index in range(depth)),)
+
+    return moments
+
+
+def _held(kept: "weakref.ref[Batch]") -> Batch:
+    batch = kept()
+    if batch is None:
+        raise RuntimeError("an outcome can be read until the next outcome is asked for")
+    return batch
 
 
 class Pace:

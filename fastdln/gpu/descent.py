@@ -14,7 +14,7 @@ from fastdln.kernels.cuda.two_pass import ADAM, PLAIN, VELOCITY, Steps, TwoPass,
 from .. import memory
 from ..regression import ReducedRegression
 from ..rules import Rates, Rule
-from ..run import PIECE_SECONDS, Callback, Run, Schedule, next_piece
+from ..run import FRESH, PIECE_SECONDS, Callback, Past, Run, Schedule, next_piece
 from .batch import Job, Pace, motion, put_layers, regression_problem
 from .teams import choose_team, is_carried
 
@@ -31,6 +31,8 @@ class Descent(Run):
         As for `fastdln.engine.Descent`.
     kernel : {"auto", "zigzag", "two-pass"}
         Zigzag sweeps in one launch, two passes of one launch a layer, or zigzag wherever it can.
+    past : Past
+        What the run goes on from.
     launcher : Launcher
         Of the card and the dtype.
 
@@ -59,6 +61,7 @@ class Descent(Run):
         tolerance: float,
         schedule: Schedule | None = None,
         kernel: str = "auto",
+        past: Past = FRESH,
         *,
         launcher: Any,
     ):
@@ -70,7 +73,10 @@ class Descent(Run):
             kind = _Zigzag if _goes_zigzag(job, rule, launcher, kernel) else _TwoPass
             self.kernel = kind.name
             problem = objective if self._inside else None
-            self._chain: Any = kind(launcher, job, rule, problem, steps, tolerance)
+            self._chain: Any = kind(launcher, job, rule, problem, steps, tolerance, past.steps)
+            for k, moment in enumerate(past.moments):
+                put_layers(launcher, moment, functools.partial(self._chain.moment, k))
+            self._moments = rule.states
 
     def run(self, callback: Callback | None = None) -> None:
         """Take all steps, or fewer where the loss converges or is no longer finite."""
@@ -88,6 +94,14 @@ class Descent(Run):
             layers = [self._chain.layer(i) for i in range(self._chain.depth)]
         self._chain = None
         return layers.__getitem__
+
+    def moments(self) -> tuple[tuple[np.ndarray, ...], ...]:
+        """Return copies of what the optimiser remembers, as in `Past`; before the card is left."""
+        with self._launcher.here():
+            return tuple(
+                tuple(to_host(self._chain.moment(k, i)) for i in range(self._chain.depth))
+                for k in range(self._moments)
+            )
 
     def _advance(self, goal: int) -> None:
         """Go on to `goal`, but for no longer than a piece of training."""
@@ -136,8 +150,9 @@ class _Zigzag:
     name = "zigzag"
 
     def __init__(
-        self, launcher: Any, job: Job, rule: Rule, objective: Any, steps: int, tolerance: float
-    ):
+        self, launcher: Any, job: Job, rule: Rule, objective: Any, steps: int, tolerance: float,
+        taken: int,
+    ):  # fmt: skip
         packing = Packing([job.widths], launcher.dtype)
         velocity = rule.momentum > 0
         team = choose_team(packing, velocity, launcher.card)
@@ -172,6 +187,9 @@ class _Zigzag:
     def layer(self, index: int) -> np.ndarray:
         return to_host(self._batch.layer(0, index))
 
+    def moment(self, number: int, index: int) -> Any:
+        return self._batch.velocity_of(0, index)
+
 
 class _TwoPass:
     """The network by one kernel a layer, transposed and back to front where d < q."""
@@ -179,8 +197,9 @@ class _TwoPass:
     name = "two-pass"
 
     def __init__(
-        self, launcher: Any, job: Job, rule: Rule, objective: Any, steps: int, tolerance: float
-    ):
+        self, launcher: Any, job: Job, rule: Rule, objective: Any, steps: int, tolerance: float,
+        taken: int,
+    ):  # fmt: skip
         widths, rows = job.widths, job.rows
         self._mirrored = widths[0] < widths[-1]
         if self._mirrored:
@@ -198,8 +217,9 @@ class _TwoPass:
             )
             constant = problem.constant
         self._net = TwoPass(
-            launcher, launcher.xp, widths, launcher.dtype, moving, steps, tolerance, constant
-        )
+            launcher, launcher.xp, widths, launcher.dtype, moving, steps, tolerance, constant,
+            taken=taken,
+        )  # fmt: skip
         put_layers(launcher, job.draw(), self._place)
         self.depth = self._net.depth
         self._begun = False
@@ -253,6 +273,11 @@ class _TwoPass:
 
     def layer(self, index: int) -> np.ndarray:
         return to_host(self._place(index))
+
+    def moment(self, number: int, index: int) -> Any:
+        if self._mirrored:
+            return self._net.moment(number, self._net.depth - 1 - index).T
+        return self._net.moment(number, index)
 
     def _place(self, index: int) -> Any:
         if self._mirrored:

@@ -70,7 +70,8 @@ def train_orders(
             layers = found.layers
             if hold:
                 layers = [layers(i) for i in range(len(jobs[found.index].rows))].__getitem__
-            yield found.index, task.result(found.loss, found.status, layers)
+            moments = found.moments() if task.preparation.resumable else ()
+            yield found.index, task.result(found.loss, found.status, layers, moments)
         else:
             yield found
 

@@ -181,6 +181,10 @@ class Batch:
         """Return a layer as a view of the packed weights."""
         return self.packing.view(self.weights, network, index)
 
+    def velocity_of(self, network: int, index: int) -> Any:
+        """Return a layer's part of the velocity as a view."""
+        return self.packing.view(self.velocity, network, index)
+
     def steps_taken(self) -> np.ndarray:
         """Return every network's step, -1 before its first evaluation; waits for the card."""
         return to_host(self.steps)[:: self.team.group]

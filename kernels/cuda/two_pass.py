@@ -35,14 +35,18 @@ class TwoPass:
         ``(d, m_1, …, q)``; a chain with d < q is given transposed and back to front.
     steps : int
         Most steps that may be taken.
+    taken : int
+        Steps taken before, which Adam counts.
     """
 
     def __init__(
         self, launch: Any, xp: Any, widths: tuple[int, ...], dtype: Any, moving: Steps,
         steps: int, tolerance: float, constant: float = 0.0, threads: int = THREADS,
+        taken: int = 0,
     ):  # fmt: skip
         self.launch, self.xp, self.widths, self.moving = launch, xp, widths, moving
         self.dtype, self.limit, self.threads = np.dtype(dtype), steps, threads
+        self.taken = taken
         self.q, self.depth = widths[-1], len(widths) - 1
         self.strides = [_stride(n, dtype) for n in widths[:-1]]
         pairs = list(zip(widths, widths[1:], strict=False))
@@ -59,7 +63,7 @@ class TwoPass:
             xp.asarray(a.astype(dtype)) for a in (moving.rates, moving.pulls, moving.scales)
         )
         self.constants = xp.asarray(
-            np.array([moving.decay, moving.momentum, 0, 0, tolerance, constant], np.float64)
+            np.array([moving.decay, moving.momentum, *_corrections(taken), tolerance, constant])
         )
         self.state = xp.asarray(np.array([-1, 1], np.int64))
         self.losses = xp.full(steps + 1, np.nan)
@@ -68,6 +72,10 @@ class TwoPass:
     def layer(self, index: int) -> Any:
         """Return a layer as a view, shape (m_i, m_{i-1})."""
         return self.layers[index][:, : self.widths[index]]
+
+    def moment(self, number: int, index: int) -> Any:
+        """Return the part of a layer of the optimiser's array `number`, as a view like a layer."""
+        return self.states[index][number][:, : self.widths[index]]
 
     def end_to_end(self) -> Any:
         """Return M, as the last pass over the products left it, shape (q, d)."""
@@ -104,8 +112,7 @@ class TwoPass:
         rows = self.C[0][: self.q * self.strides[0]].reshape(self.q, self.strides[0])
         rows[:, : self.widths[0]] = self.xp.asarray(G.astype(self.dtype))
         # Adam's corrections belong to step + 1, counted from 1.
-        corrections = [1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1)]
-        self.constants[2:4] = self.xp.asarray(np.array(corrections))
+        self.constants[2:4] = self.xp.asarray(np.array(_corrections(self.taken + step + 1)))
 
     def update(self) -> None:
         """Queue pass 2: every layer's step, and the co-states on the way."""
@@ -136,6 +143,11 @@ def two_pass_bytes(widths: tuple[int, ...], dtype: Any, kind: int, steps: int) -
     layers = sum(m * stride for m, stride in zip(widths[1:], strides, strict=True))
     numbers = layers * (1 + kind) + widths[-1] * (sum(strides) + 2 * max(strides))
     return numbers * np.dtype(dtype).itemsize + 8 * (steps + 1 + 2 * widths[0] * widths[-1])
+
+
+def _corrections(step: int) -> tuple[float, float]:
+    """Return Adam's ``1 − β^step``."""
+    return 1 - 0.9**step, 1 - 0.999**step
 
 
 def _stride(n: int, dtype: Any) -> int:
