@@ -31,6 +31,8 @@ TRAINING = {
     "400 of k=26 L=700": (400, 26, 700, "step of all", 2.0, 0.8),
 }
 SAMPLING = {"700 Haar 1000×1000": (700, 1000, 150.0, 50.0)}
+# name: (preset, few steps, more steps, at most, stretch); all steps follow from the difference.
+FIGURES = {"figure1 paper": ("paper", 50, 550, 30 * 60e3, 8 * 60e3)}
 # A peer that takes longer than this for one step is timed by few of them.
 PEER_SECONDS = 4.0
 
@@ -374,13 +376,14 @@ def training_row(launcher, rates, name, peers=True):
     return row
 
 
-def sampling_row(card, launcher, name, peers=True):
+def sampling_row(card, launcher, rates, name, peers=True):
     """Return the times of sampling; peers draw a few matrices and are scaled up."""
     count, n, at_most, stretch = SAMPLING[name]
     times = {k: milliseconds(f, 5) for k, f in ours_haar(card, count, n).items()}
     row = {
         "work": name, "counted": "all", "at most": at_most, "stretch": stretch, "unit": "ms",
-        "times": times, "errors": {},
+        # Reflectors multiplied out: 4/3 n³ flops a matrix.
+        "floor": 1e3 * count * 4 / 3 * n**3 / rates["float32 flop/s"], "times": times, "errors": {},
     }  # fmt: skip
     release(launcher)
     few = 8
@@ -390,6 +393,34 @@ def sampling_row(card, launcher, name, peers=True):
         except Exception as error:  # a peer that fails is reported, not hidden
             row["errors"][peer] = f"{type(error).__name__}: {error}"[:300]
     return row
+
+
+def swept_milliseconds(preset, steps):
+    """Return the time of the preset's networks for so many steps, drawing them included."""
+    import fastdln
+    from fastdln import figures
+
+    begun = time.perf_counter()
+    fastdln.sweep(
+        fastdln.paper_regression(), preset.widths, preset.depths, figures.INITS, steps=steps,
+        record_steps=[0, steps], device="gpu", dtype="float32", progress=False,
+    )  # fmt: skip
+    return 1e3 * (time.perf_counter() - begun)
+
+
+def figure_row(name):
+    """Return the time of all networks of a figure, from a few of their steps."""
+    from fastdln import figures
+
+    preset_name, few, more, at_most, stretch = FIGURES[name]
+    preset = figures.FIGURE1[preset_name]
+    swept_milliseconds(preset, 0)  # compiles
+    short, long = (swept_milliseconds(preset, steps) for steps in (few, more))
+    whole = short + (long - short) / (more - few) * (preset.steps - few)
+    return {
+        "work": name, "counted": "all", "at most": at_most, "stretch": stretch, "unit": "ms",
+        "times": {"fastdln": whole}, "errors": {}, "from steps": [few, more],
+    }  # fmt: skip
 
 
 def show(row):
@@ -412,8 +443,10 @@ def rows(card, launcher, rates, name, chosen):
         return compare_teams(launcher, name) if name in TRAINING else []
     if name in TRAINING:
         row = training_row(launcher, rates, name, not chosen.no_peers)
+    elif name in SAMPLING:
+        row = sampling_row(card, launcher, rates, name, not chosen.no_peers)
     else:
-        row = sampling_row(card, launcher, name, not chosen.no_peers)
+        row = figure_row(name)
     show(row)
     return [row]
 
@@ -429,7 +462,7 @@ def driver():
 
 def main(arguments=None):
     """Print the table and write it as JSON."""
-    names = [*TRAINING, *SAMPLING]
+    names = [*TRAINING, *SAMPLING, *FIGURES]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", help="file for the results, JSON")
     parser.add_argument("--only", action="append", choices=names, help="may be repeated")

@@ -373,6 +373,13 @@ class Minibatches:
     def __call__(self, step: int) -> np.ndarray:
         """Return the indices of a step's samples."""
         epoch, part = divmod(step, self.n // self.size)
-        normals = standard_normal(self.key, stream_id(Stream.MINIBATCH, epoch), (self.n,))
-        order = np.argsort(normals, kind="stable")
-        return order[part * self.size : (part + 1) * self.size]
+        return self._order(epoch)[part * self.size : (part + 1) * self.size]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Return an epoch's permutation; the last one is kept, for its other steps."""
+        known: tuple[int, np.ndarray] | None = vars(self).get("_last")
+        if known is None or known[0] != epoch:
+            normals = standard_normal(self.key, stream_id(Stream.MINIBATCH, epoch), (self.n,))
+            known = epoch, np.argsort(normals, kind="stable")
+            object.__setattr__(self, "_last", known)
+        return known[1]

@@ -1,6 +1,7 @@
 """``device="gpu"`` through the public names: what the CPU gives, on a card and on its shim."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,6 +135,7 @@ def test_groups_of_blocks_go_on_as_networks_end(shim_card, rng, monkeypatch):
 
 
 def test_sweep(gpu, rng, tmp_path):
+    pytest.importorskip("zarr")
     common = {"steps": 20, "seeds": (0, 1), "progress": False}
     given = problem(rng)
     found = [
@@ -156,11 +158,30 @@ def test_cells_that_go_alone_are_heard_of(gpu, rng):
 
 
 def test_figures(gpu, tmp_path, monkeypatch):
+    pytest.importorskip("zarr")
     monkeypatch.setitem(figures.FIGURE1, "quick", Preset((5, 9), (1, 3), 10, (0, 5, 10)))
     said = []
     files = figures.figure1("quick", tmp_path, device=gpu, progress=False, say=said.append)
     assert all(f.exists() for f in files)
     assert "estimated time" not in said[0]  # an estimate of the CPU's
+
+
+def test_the_benchmark_finds_all_steps_from_a_few(shim_card, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2]))
+    from benchmarks import gpu as benchmark
+
+    taken = []
+    monkeypatch.setitem(figures.FIGURE1, "tiny", Preset((5, 9), (1, 3), 1000, (0, 1000)))
+    monkeypatch.setitem(benchmark.FIGURES, "tiny", ("tiny", 5, 25, 1.0, 1.0))
+    assert benchmark.figure_row("tiny")["times"]["fastdln"] != 0
+
+    def timed(preset, steps):
+        taken.append(steps)
+        return 3.0 + 2.0 * steps
+
+    monkeypatch.setattr(benchmark, "swept_milliseconds", timed)
+    assert benchmark.figure_row("tiny")["times"]["fastdln"] == 3.0 + 2.0 * 1000
+    assert taken == [0, 5, 25]
 
 
 def test_what_a_card_cannot_do_is_refused(gpu, rng):
