@@ -10,13 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from fastdln.kernels.cuda.batch import Batch, Motion, Problem, Team, batch_bytes, to_host
+from fastdln.kernels.cuda.batch import (
+    Batch,
+    Minibatches,
+    Motion,
+    Problem,
+    Team,
+    batch_bytes,
+    to_host,
+)
 from fastdln.kernels.cuda.packing import Packing
 
 from .. import memory
 from ..regression import ReducedRegression
 from ..rules import Rates, Rule
-from ..run import PIECE_SECONDS, next_piece, status_of
+from ..run import PIECE_SECONDS, Schedule, next_piece, status_of
 from ..start import whole
 from .teams import class_of, common_team, is_carried
 
@@ -27,6 +35,8 @@ Progress = dict[int, tuple[int, float]]
 
 # Share of the card's free memory that a batch may plan to take: the rest is for the pool's gaps.
 MEMORY_SHARE = 0.9
+# Indices of minibatches that are sent to the card at a time.
+MOST_INDICES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -42,12 +52,15 @@ class Job:
     learning_rate : float
     draw : callable
         Returns the layers, input first; called when the network's turn comes.
+    schedule : callable, optional
+        From a step to the indices of its minibatch; None is full-batch.
     """
 
     widths: tuple[int, ...]
     rows: np.ndarray
     learning_rate: float
     draw: Callable[[], Any]
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True)
@@ -84,21 +97,26 @@ def regression_problem(objective: ReducedRegression) -> Problem:
     return Problem(np.ascontiguousarray(scale), objective.target, objective.constant)
 
 
+def minibatches(objective: ReducedRegression, jobs: Sequence[Job]) -> Minibatches | None:
+    """Return what the jobs' minibatches need on a card: all have them, and of one size, or none."""
+    if jobs[0].schedule is None:
+        return None
+    samples = np.concatenate([data.T for data in objective.samples], axis=1)
+    return Minibatches(samples, len(jobs[0].schedule(0)))
+
+
 def put_layers(launcher: Any, layers: Sequence[Any], place: Callable[[int], Any]) -> None:
     """Write the layers of a start, one by one, to their places on a card."""
     for i, layer in enumerate(layers):
         place(i)[...] = launcher.xp.asarray(whole(layer), dtype=launcher.dtype)
 
 
-def team_of(
-    launcher: Any, widths: tuple[int, ...], objective: Any, rule: Rule, batches: Any
-) -> Team | None:
+def team_of(launcher: Any, widths: tuple[int, ...], objective: Any, rule: Rule) -> Team | None:
     """Return the team with which a network is trained together with others; None where it is not.
 
-    Full-batch gradient descent is, with or without momentum, on a regression from few inputs to
-    few outputs; `batches` is the size or the schedule of minibatches, None for all samples.
+    Gradient descent is, with or without momentum, on a regression from few inputs to few outputs.
     """
-    inside = isinstance(objective, ReducedRegression) and batches is None and rule.equivariant
+    inside = isinstance(objective, ReducedRegression) and rule.equivariant
     class_ = class_of(max(widths))
     if not (inside and class_ and is_carried(widths)):
         return None
@@ -124,7 +142,8 @@ def train_together(
     launcher : Launcher
         Of the card and the dtype; the card is the current one.
     jobs : sequence of Job
-        All from as many inputs to as many outputs, and each with a `team_of` its own.
+        All from as many inputs to as many outputs, and each with a `team_of` its own; all with
+        minibatches of one size, or none.
     rule : Rule
     steps, tolerance
         As for `fastdln.run.Run`.
@@ -141,23 +160,25 @@ def train_together(
     ValueError
         If a network is not trained together with others.
     """
+    some = minibatches(objective, jobs) if jobs else None
+    extra = 0 if some is None else some.samples.nbytes + 4 * MOST_INDICES
     for members in _classes(jobs):
         widths = jobs[members[0]].widths
-        team = team_of(launcher, widths, objective, rule, None)
+        team = team_of(launcher, widths, objective, rule)
         if team is None:
             raise ValueError(f"networks of widths {widths} are trained one by one on a card")
         most = len(members)
         while members:
-            packing = _fitting(launcher, jobs, members[:most], team, rule, steps)
+            packing = _fitting(launcher, jobs, members[:most], team, rule, steps, extra)
             taken = members[: len(packing.widths)]
             try:
                 batch = _loaded(
                     launcher, [jobs[i] for i in taken], packing, team, rule, objective, steps,
-                    tolerance,
+                    tolerance, some,
                 )  # fmt: skip
             except launcher.out_of_memory() as error:
                 if len(taken) == 1:
-                    needed = batch_bytes(packing, team, rule.momentum > 0, steps)
+                    needed = batch_bytes(packing, team, rule.momentum > 0, steps) + extra
                     raise MemoryError(
                         f"{launcher.card} has no room for one network, which needs {needed:,} bytes"
                     ) from error
@@ -167,7 +188,8 @@ def train_together(
                     launcher.card, len(taken), most,
                 )  # fmt: skip
                 continue
-            yield from _finish(launcher, batch, taken, tolerance)
+            schedules = [jobs[i].schedule for i in taken]
+            yield from _finish(launcher, batch, taken, schedules, tolerance)
             members = members[len(taken) :]
             del batch
 
@@ -190,13 +212,17 @@ def _work(job: Job) -> int:
 
 
 def _fitting(
-    launcher: Any, jobs: Sequence[Job], members: Sequence[int], team: Team, rule: Rule, steps: int
-) -> Packing:
-    """Return the packing of as many of the first `members` as the card's memory holds."""
+    launcher: Any, jobs: Sequence[Job], members: Sequence[int], team: Team, rule: Rule, steps: int,
+    extra: int,
+) -> Packing:  # fmt: skip
+    """Return the packing of as many of the first `members` as the card's memory holds.
+
+    `extra` are the bytes that they take together, however many they are.
+    """
     count = len(members)
     while True:
         packing = Packing([jobs[i].widths for i in members[:count]], launcher.dtype)
-        needed = batch_bytes(packing, team, rule.momentum > 0, steps)
+        needed = batch_bytes(packing, team, rule.momentum > 0, steps) + extra
         free = launcher.free_bytes()
         if count == 1:
             memory.require(
@@ -220,11 +246,12 @@ def _loaded(
     objective: ReducedRegression,
     steps: int,
     tolerance: float,
+    some: Minibatches | None,
 ) -> Batch:
     batch = Batch(
         launcher.xp, packing, [motion(job, rule) for job in jobs], steps=steps,
         tolerance=tolerance, problems=[regression_problem(objective)], team=team,
-        nesterov=rule.nesterov,
+        nesterov=rule.nesterov, minibatches=some,
     )  # fmt: skip
     for i, job in enumerate(jobs):
         put_layers(launcher, job.draw(), functools.partial(batch.layer, i))
@@ -232,11 +259,15 @@ def _loaded(
 
 
 def _finish(
-    launcher: Any, batch: Batch, members: Sequence[int], tolerance: float
+    launcher: Any,
+    batch: Batch,
+    members: Sequence[int],
+    schedules: Sequence[Schedule | None],
+    tolerance: float,
 ) -> Iterator[Outcome | Progress]:
     """Advance all networks of a batch until each has ended, yielding them as they do."""
     waiting = np.arange(len(members))
-    pace = Pace(launcher, batch)
+    pace = Pace(launcher, batch, schedules)
     while waiting.size:
         active = waiting[: pace.at_once]
         steps = pace.advance(active)[active]
@@ -292,8 +323,9 @@ class Pace:
         on the card at once.
     """
 
-    def __init__(self, launcher: Any, batch: Batch):
-        self._launcher, self._batch = launcher, batch
+    def __init__(self, launcher: Any, batch: Batch, schedules: Sequence[Any] = (None,)):
+        self._launcher, self._batch, self._schedules = launcher, batch, schedules
+        self._some = batch.minibatches
         self._grouped = batch.team.group > 1
         room = launcher.zigzag_room(batch.constants, batch.team.threads, batch.shared_bytes)
         self._room = max(room // batch.team.group, 1)
@@ -303,14 +335,31 @@ class Pace:
     def advance(self, active: np.ndarray, goal: int | None = None) -> np.ndarray:
         """Advance the active networks by one piece, to `goal` at most; return all steps."""
         batch, begun = self._batch, time.perf_counter()
-        goals: Any = batch.limit if goal is None else goal
-        if self._grouped:
+        goals = np.full(len(active), batch.limit if goal is None else min(goal, batch.limit))
+        before = np.maximum(batch.steps_taken()[active], 0)
+        if self._grouped or self._some:
             # Deep networks take fewer steps, so that none waits for them.
-            before = np.maximum(batch.steps_taken()[active], 0)
-            goals = np.minimum(goals, before + np.maximum(self._visits // batch.depths[active], 1))
+            steps = np.maximum(self._visits // batch.depths[active], 1)
+            goals = np.minimum(goals, before + np.minimum(steps, self._most_steps(len(active))))
         # Single blocks watch the clock themselves; in waves, each has a part of the piece.
         waves = -(-len(active) // self._room)
-        batch.advance(self._launcher.zigzag, active, goals, PIECE_SECONDS / waves)
+        batches = self._batches(active, before, goals)
+        batch.advance(self._launcher.zigzag, active, goals, PIECE_SECONDS / waves, batches)
         self._launcher.synchronize()
         self._visits = next_piece(self._visits, self._visits, time.perf_counter() - begun)
         return batch.steps_taken()
+
+    def _most_steps(self, networks: int) -> int:
+        """Return how many steps of each network have room for their indices."""
+        if self._some is None:
+            return self._batch.limit
+        return max(MOST_INDICES // (self._some.size * networks), 1)
+
+    def _batches(self, active: np.ndarray, before: np.ndarray, goals: np.ndarray) -> list[Any]:
+        """Return the indices of the samples of all steps to come, for each active network."""
+        if self._some is None:
+            return []
+        return [
+            np.array([self._schedules[i](t) for t in range(first, goal)], np.int32)
+            for i, first, goal in zip(active, before, goals, strict=True)
+        ]

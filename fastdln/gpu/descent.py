@@ -15,7 +15,7 @@ from .. import memory
 from ..regression import ReducedRegression
 from ..rules import Rates, Rule
 from ..run import FRESH, PIECE_SECONDS, Callback, Past, Run, Schedule, next_piece
-from .batch import Job, Pace, motion, put_layers, regression_problem
+from .batch import Job, Pace, minibatches, motion, put_layers, regression_problem
 from .teams import choose_team, is_carried
 
 # Layers up to which the kernels of a step are recorded once and queued together.
@@ -67,11 +67,14 @@ class Descent(Run):
     ):
         super().__init__(objective, steps, tolerance, schedule)
         self._launcher = launcher
-        self._inside = isinstance(objective, ReducedRegression) and schedule is None
-        job = Job(tuple(widths), np.asarray(rows, np.float64), learning_rate, lambda: layers)
+        job = Job(
+            tuple(widths), np.asarray(rows, np.float64), learning_rate, lambda: layers, schedule
+        )  # fmt: skip
         with launcher.here():
             kind = _Zigzag if _goes_zigzag(job, rule, launcher, kernel) else _TwoPass
             self.kernel = kind.name
+            alone = schedule is None or kind is _Zigzag
+            self._inside = isinstance(objective, ReducedRegression) and alone
             problem = objective if self._inside else None
             self._chain: Any = kind(launcher, job, rule, problem, steps, tolerance, past.steps)
             for k, moment in enumerate(past.moments):
@@ -157,15 +160,18 @@ class _Zigzag:
         velocity = rule.momentum > 0
         team = choose_team(packing, velocity, launcher.card)
         assert team is not None  # `_goes_zigzag` has asked
-        _require(launcher, job, batch_bytes(packing, team, velocity, steps))
+        some = None if objective is None else minibatches(objective, [job])
+        extra = 0 if some is None else some.samples.nbytes
+        _require(launcher, job, batch_bytes(packing, team, velocity, steps) + extra)
         self._batch = Batch(
             launcher.xp, packing, [motion(job, rule)], steps=steps, tolerance=tolerance,
             problems=[regression_problem(objective)] if objective is not None else [], team=team,
-            nesterov=rule.nesterov,
+            nesterov=rule.nesterov, minibatches=some,
         )  # fmt: skip
         put_layers(launcher, job.draw(), functools.partial(self._batch.layer, 0))
         self.depth = packing.depth(0)
-        self._launcher, self._pace, self._one = launcher, Pace(launcher, self._batch), np.arange(1)
+        self._launcher, self._one = launcher, np.arange(1)
+        self._pace = Pace(launcher, self._batch, [job.schedule])
 
     def advance(self, step: int, goal: int) -> tuple[int, np.ndarray]:
         """Return the step reached and the losses from `step` on."""

@@ -16,8 +16,8 @@ GRANTED = 48 * 1024
 # Per cent of a multiprocessor's memory that are not cache.
 ALL_SHARED = 100
 MOST_ROWS = 65_535
-# Types of a kernel's arrays beside its own: losses and problems, tables, counters.
-READ_BY_ALL = (np.dtype("float64"), np.dtype("int64"), np.dtype("uint32"))
+# Types of a kernel's arrays beside its own: losses and problems, tables, indices, counters.
+READ_BY_ALL = tuple(np.dtype(name) for name in ("float64", "int64", "int32", "uint32"))
 # Two blocks of 256 threads on a multiprocessor.
 FEW_REGISTERS = 128
 

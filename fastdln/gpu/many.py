@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ..result import TrainResult
 from ..run import Callback
-from ..task import Preparation, Task, learning_rate_or_default
+from ..task import Preparation, Task, learning_rate_or_default, minibatches
 from .batch import Job, Outcome, Progress, team_of, train_together
 
 
@@ -21,9 +21,7 @@ class Order(NamedTuple):
 def goes_together(preparation: Preparation) -> bool:
     """Return whether a run is trained together with others of its problem and its rule."""
     p = preparation
-    return p.kernel != "two-pass" and bool(
-        team_of(p.launcher, p.plan.widths, p.objective, p.rule, p.batch_size)
-    )
+    return p.kernel != "two-pass" and bool(team_of(p.launcher, p.plan.widths, p.objective, p.rule))
 
 
 def train_orders(
@@ -58,6 +56,7 @@ def train_orders(
                 order.preparation.problem, order.learning_rate, len(order.preparation.rows)
             ),
             functools.partial(draw, index),
+            minibatches(order.preparation.problem, order.preparation.batch_size, order.key),
         )
         for index, order in enumerate(orders)
     ]

@@ -12,15 +12,15 @@ from .sources import Constants
 # Tiles of a layer under way to each thread. Three in flight are 12 KB for 64 threads of an SM,
 # about what its share of the memory's bandwidth times latency asks for (an estimate).
 STAGES = 4
-PARTS = 32  # as in network.cuh
+PARTS, AT_A_TIME = 32, 8  # as in network.cuh
 # Blocks' shares of a sum that a thread asks for at once: all, where there are no more.
 AT_ONCE = 12
 # Counters in one line of the card's cache, which no two networks share.
 LINE = 32
 # Most rows or columns of M that the kernel carries in registers.
 MOST_CARRIED = 32
-NETWORK_FIELDS, NUMBER_FIELDS = 6, 4
-GOAL = 3
+NETWORK_FIELDS, NUMBER_FIELDS = 8, 4
+GOAL, BATCHES, FIRST_BATCH = 3, 6, 7
 
 
 class Team(NamedTuple):
@@ -76,6 +76,21 @@ class Problem(NamedTuple):
     constant: float
 
 
+class Minibatches(NamedTuple):
+    """What steps that take some of the samples need.
+
+    Attributes
+    ----------
+    samples : ndarray of float64, shape (n, d + q)
+        Inputs and outputs of every sample.
+    size : int
+        Samples of a step.
+    """
+
+    samples: np.ndarray
+    size: int
+
+
 class Batch:
     """Networks of one element type, one pair (q, d) and one kind of motion, side by side.
 
@@ -93,6 +108,8 @@ class Batch:
     problems : sequence of Problem
         One for each network, or a single one for all; empty where gradients come from outside.
     team : Team
+    minibatches : Minibatches, optional
+        The same for all networks; all samples where it is left out.
     """
 
     def __init__(
@@ -106,6 +123,7 @@ class Batch:
         problems: Sequence[Problem],
         team: Team,
         nesterov: bool = False,
+        minibatches: Minibatches | None = None,
     ):
         count, dtype = len(packing.widths), packing.dtype
         if not fits(packing, team):
@@ -126,6 +144,9 @@ class Batch:
         self.gradients = xp.zeros(count * qd if self.external else 0, dtype)
         self.scale = _flat(xp, [p.scale for p in problems])
         self.target = _flat(xp, [p.target for p in problems])
+        self.minibatches = minibatches
+        rows = np.zeros((0, 1)) if minibatches is None else minibatches.samples
+        self.samples = xp.asarray(np.ascontiguousarray(rows, np.float64))
         self.losses = xp.full(count * (0 if self.external else steps + 1), np.nan)
         self.steps = xp.full(count * team.group, -1, dtype=np.int64)
         self.exchange = xp.zeros(count * exchange_size(packing, team), dtype)
@@ -155,25 +176,41 @@ class Batch:
         """Shared memory of a block, in bytes."""
         return shared_bytes(self.packing, self.team, self.velocity_kept)
 
-    def advance(self, launch: Any, active: np.ndarray, goal: Any, seconds: float = 3600.0) -> None:
+    def advance(
+        self,
+        launch: Any,
+        active: np.ndarray,
+        goal: Any,
+        seconds: float = 3600.0,
+        batches: Sequence[np.ndarray] = (),
+    ) -> None:
         """Let the `active` networks take steps up to `goal`, or for about `seconds`.
 
-        Does not wait. `goal` is one number, or one for each of them.
+        Does not wait. `goal` is one number, or one for each of them; with minibatches, `batches`
+        has for each an array of indices, shape (steps, size), from the step it is at to its goal.
         ``launch(constants, blocks, threads, shared_bytes, arguments)`` starts the kernel; networks
         that were listed first start first. Groups of blocks keep to `goal` only.
         """
         xp, team = self.xp, self.team
         table = self._networks[active]
         table[:, GOAL] = np.minimum(goal, self.limit)
+        indices, size = np.zeros(0, np.int32), 0
+        if self.minibatches is not None:
+            size = self.minibatches.size
+            indices = np.concatenate([b.ravel() for b in batches] or [indices]).astype(np.int32)
+            ends = np.cumsum([b.size for b in batches])
+            table[:, BATCHES] = ends - [b.size for b in batches]
+            table[:, FIRST_BATCH] = np.maximum(self.steps_taken()[active], 0)
         self.meetings[:] = 0
         arguments = (
             xp.asarray(table), xp.asarray(self._numbers[active]), self.layers, self.weights,
             self.velocity, self.rates, self.pulls, self.slots, self.ends, self.gradients,
-            self.scale, self.target, self.losses, self.steps, self.exchange, self.meetings,
+            self.scale, self.target, self.samples, xp.asarray(indices), self.losses, self.steps,
+            self.exchange, self.meetings, np.int64(len(self.samples)), np.int32(size),
             np.int32(team.group), np.int32(team.parts), np.int32(meeting_size(team)),
             np.int32(self.packing.widest), np.int32(held_tiles(self.packing, team)),
-            np.int32(team.own(self.packing.widest)),
-            np.int32(self.nesterov), np.int32(self.external), np.int64(seconds * 1e9),
+            np.int32(team.own(self.packing.widest)), np.int32(self.nesterov),
+            np.int32(self.external), np.int64(seconds * 1e9),
         )  # fmt: skip
         launch(self.constants, len(table) * team.group, team.threads, self.shared_bytes, arguments)
 
@@ -249,6 +286,7 @@ def shared_bytes(packing: Packing, team: Team, velocity: bool) -> int:
     own = team.own(packing.widest) * unit
     products = held_tiles(packing, team) * unit * carried_pitch(packing)
     partial = team.threads * unit * (carried_pitch(packing) + 2)
+    partial = max(partial, q * (d + AT_A_TIME) * 8 // dtype.itemsize)
     numbers = max(products, partial) if team.group > 1 else products + partial
     met = vectors(wide, dtype) * unit if team.group == 1 else 0
     numbers += own * (met + narrow) + wide * narrow

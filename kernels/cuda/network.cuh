@@ -3,9 +3,10 @@
 constexpr int NARROW = Q < D ? Q : D;
 constexpr int WIDE = Q < D ? D : Q;
 constexpr int SLOT = vectors(WIDE) * TILE;
+constexpr int AT_A_TIME = 8;  // samples of a minibatch
 constexpr int PARTS = 32;  // the loss is summed in this many parts, whatever the block's size
 
-enum { LAYERS, DEPTH, LOSSES, GOAL, PROBLEM, STATE, NETWORK_FIELDS };
+enum { LAYERS, DEPTH, LOSSES, GOAL, PROBLEM, STATE, BATCHES, FIRST_BATCH, NETWORK_FIELDS };
 enum { CONSTANT, TOLERANCE, DECAY, MOMENTUM, NUMBER_FIELDS };
 enum {
     OFFSET, SHAPE, ROWS, COLUMNS, STRIDE, SLOT_BELOW, SLOT_ABOVE, UNLIKE_BELOW, UNLIKE_ABOVE,
@@ -20,7 +21,8 @@ struct Pointers {
     const real *rates, *pulls;
     real *slots, *ends;
     const real* gradients;
-    const double *scale, *target;
+    const double *scale, *target, *samples;
+    const int* batches;
     double* losses;
     i64* steps;
     real* exchange;

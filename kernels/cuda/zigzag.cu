@@ -140,6 +140,39 @@ DEVICE double evaluate(const Block& b, i64 state, i64 problem, double constant) 
     return exact_add(constant, exact_mul(0.5, total));
 }
 
+// Leave the gradient's unbiased estimate from the samples of these indices: rows of D inputs and Q
+// outputs, of which there are `count`.
+DEVICE void take_minibatch(const Block& b, i64 state, const int* indices, int size, i64 count) {
+    const real* M = b.at.ends + state * Q * D;
+    double* residuals = (double*)b.partial;
+    double* sums = residuals + Q * AT_A_TIME;
+    for (int first = 0; first < size; first += AT_A_TIME) {
+        const int some = size - first < AT_A_TIME ? size - first : AT_A_TIME;
+        for (int i = thread(); i < Q * some; i += threads()) {
+            const int a = i % Q, j = i / Q;
+            const double* x = b.at.samples + (i64)indices[first + j] * (D + Q);
+            double r = -x[D + a];
+            for (int k = 0; k < D; k++) r += (double)M[a * D + k] * x[k];
+            residuals[a * AT_A_TIME + j] = r;
+        }
+        sync_block();
+        for (int i = thread(); i < Q * D; i += threads()) {
+            double g = first ? sums[i] : 0;
+            for (int j = 0; j < some; j++) {
+                const double* x = b.at.samples + (i64)indices[first + j] * (D + Q);
+                g += residuals[i / D * AT_A_TIME + j] * x[i % D];
+            }
+            sums[i] = g;
+        }
+        sync_block();
+    }
+    const double weight = (double)count / size;
+    for (int i = thread(); i < Q * D; i += threads()) {
+        put_gradient(b, i / D, i % D, (real)(sums[i] * weight));
+    }
+    sync_block();
+}
+
 // Every block of a group writes the same values to its own M: `ends` has one for each.
 DEVICE void keep_end(const Block& b, i64 state, bool down) {
     for (int i = thread(); i < Q * D; i += threads()) {
@@ -151,6 +184,8 @@ DEVICE void carve(Block& b, int own) {
     real* at = (real*)shared_memory();
     i64 products = room(b.held);
     i64 partial = (i64)threads() * TILE * (pitch(NARROW) + pitch(WIDE) + 2);
+    const i64 minibatch = Q * (D + AT_A_TIME) * (i64)(sizeof(double) / sizeof(real));
+    if (partial < minibatch) partial = minibatch;
     b.V = at;
     b.partial = GROUPED ? at : at + products;
     at += GROUPED ? (products > partial ? products : partial) : products + partial;
@@ -169,20 +204,25 @@ DEVICE void carve(Block& b, int own) {
 // `budget` nanoseconds, but by a step at least. With `external` gradients there is no loss, and
 // the goal is the next step.
 //
+// With minibatches, `samples` has one in each of `count` rows, and `batches` the indices of `size` for
+// each step from FIRST_BATCH on; a `size` of 0 means all samples.
+//
 // Row i of `networks` is done by blocks i·group and on; `ends` has Q·D numbers for each block.
 // In shared memory a block has room for `held` tiles of products and `own` tiles of outputs.
 KERNEL void train_networks(const i64* networks, const double* numbers, const i64* layers,
                            real* weights, real* velocity, const real* rates, const real* pulls,
                            real* slots, real* ends, const real* gradients, const double* scale,
-                           const double* target, double* losses, i64* steps, real* exchange,
-                           u32* meetings, int group, int parts, int counters, int widest, int held,
+                           const double* target, const double* samples, const int* batches,
+                           double* losses, i64* steps, real* exchange, u32* meetings, i64 count,
+                           int size, int group, int parts, int counters, int widest, int held,
                            int own, int nesterov, int external, i64 budget) {
     const int index = block() / group, member = block() % group;
     const i64* network = networks + (i64)index * NETWORK_FIELDS;
     const double* number = numbers + (i64)index * NUMBER_FIELDS;
     Block b;
     b.at = Pointers{networks, numbers, layers, weights, velocity, rates, pulls, slots,
-                    ends, gradients, scale, target, losses, steps, exchange, meetings};
+                    ends, gradients, scale, target, samples, batches, losses, steps, exchange,
+                    meetings};
     b.layers = layers + network[LAYERS] * LAYER_FIELDS;
     b.rates = rates + network[LAYERS];
     b.pulls = pulls + network[LAYERS];
@@ -236,6 +276,10 @@ KERNEL void train_networks(const i64* networks, const double* numbers, const i64
             sync_block();
             bool late = group == 1 && step > first && b.sums[PARTS] >= (double)budget;
             if (step >= goal || !is_finite(loss) || !(loss > floor) || late) break;
+            if (size) {
+                const i64 from = network[BATCHES] + (step - network[FIRST_BATCH]) * size;
+                take_minibatch(b, state, batches + from, size, count);
+            }
         }
         bool down = step % 2 == 0;
         if (down) {

@@ -108,6 +108,19 @@ def test_bits_do_not_depend_on_company(gpu, rng):
     np.testing.assert_array_equal(one.loss, there.loss)
 
 
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.4}], ids=str)
+def test_minibatches_are_taken_on_the_card(options, gpu, rng, monkeypatch):
+    """Many networks with minibatches of their own go together, a few steps a launch."""
+    monkeypatch.setattr(gpu_batch, "MOST_INDICES", 40)
+    common = {"steps": 9, "batch_size": 4, "seeds": (0, 1), "progress": False} | options
+    given = problem(rng)
+    found = [
+        fastdln.sweep(given, [5, 9], [2, 4], ("gaussian", "orthogonal"), device=device, **common)
+        for device in ("cpu", gpu)
+    ]
+    np.testing.assert_allclose(found[1].loss, found[0].loss, rtol=1e-9)
+
+
 def test_groups_of_blocks_go_on_as_networks_end(shim_card, rng, monkeypatch):
     """More networks than the card has room for, of several depths, two at a time."""
     team = gpu_batch.Team(3, 8)
@@ -115,9 +128,9 @@ def test_groups_of_blocks_go_on_as_networks_end(shim_card, rng, monkeypatch):
     working = []
     advance = gpu_batch.Batch.advance
 
-    def noted(self, launch, active, goal, seconds):
+    def noted(self, launch, active, goal, *rest):
         working.append((list(self.depths[active]), list(goal - self.steps_taken()[active])))
-        return advance(self, launch, active, goal, seconds)
+        return advance(self, launch, active, goal, *rest)
 
     monkeypatch.setattr(gpu_batch.Batch, "advance", noted)
     common = {"steps": 30, "progress": False}

@@ -50,6 +50,41 @@ def test_momentum_and_weight_decay(team, nesterov, dtype, rng):
     networks.check(batch, 6)
 
 
+def sampled(networks, rng, n=11, size=9):
+    """Return n samples, and three steps of indices for each network: over a chunk, repeated."""
+    d, q = networks.packing.d, networks.packing.q
+    samples = kernels.Minibatches(rng.standard_normal((n, d + q)), size)
+    steps = [rng.integers(0, n, (3, size)) for _ in networks.weights]
+    return samples, steps
+
+
+@pytest.mark.parametrize("team", [TEAMS[0], TEAMS[1], TEAMS[4]], ids=str)
+@pytest.mark.parametrize("shapes", SHAPES[2:], ids=str)
+def test_minibatches(shapes, team, dtype, rng):
+    networks = Networks(shapes, dtype, rng, 0.02, 0.5)
+    some, steps = sampled(networks, rng)
+    batch = networks.batch(np, team, steps=3, minibatches=some)
+    active = np.arange(len(shapes))
+    for goal in (0, 1, 3):
+        taken = max(batch.steps_taken()[0], 0)
+        parts = [indices[taken:goal] for indices in steps]
+        batch.advance(shim_launch(dtype), active, goal, batches=parts)
+    d = networks.packing.d
+    for i, (weights, rate) in enumerate(zip(networks.weights, networks.rates, strict=True)):
+
+        def gradient(M, step, i=i):
+            X, Y = np.split(some.samples[steps[i][step]].T, [d])
+            return (M @ X - Y) @ X.T * (11 / 9)
+
+        whole = naive.SquaredLoss(networks.X[i], networks.Y[i])
+        rule = naive.Descent(0.5, False, 0.02)
+        losses, expected = naive.train_objective(weights, whole, rate, 3, rule, gradient)
+        np.testing.assert_allclose(batch.recorded(i, 3), losses + 0.25, rtol=RTOL[dtype])
+        for j, w in enumerate(expected):
+            atol = RTOL[dtype] * (1 + np.abs(w).max())
+            np.testing.assert_allclose(batch.layer(i, j), w, rtol=0, atol=atol)
+
+
 def test_networks_stop_by_themselves(rng):
     networks = Networks([(5, 4, 3)] * 4, "float64", rng)
     networks.rates = [1e-3, 1e6, 1e-3, 1e-3]
@@ -129,6 +164,9 @@ def test_no_two_threads_race(momentum, team, rng):
     batch = networks.batch(np, team, steps=3)
     batch.advance(launch, np.arange(2), 3)
     networks.check(batch, 3)
+    some, steps = sampled(networks, rng)
+    sampling = networks.batch(np, team, steps=3, minibatches=some)
+    sampling.advance(launch, np.arange(2), 3, batches=steps)
     outside = networks.batch(np, team, steps=2, external=True)
     for goal in (0, 1, 2):
         outside.advance(launch, np.arange(2), goal)
