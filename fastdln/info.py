@@ -148,10 +148,8 @@ def _sysctl(name: str) -> str | None:
 
 
 def _memory() -> dict[str, str]:
-    import psutil
-
     return {
-        "installed": memory.readable(psutil.virtual_memory().total),
+        "installed": memory.readable(memory.installed()),
         "available": memory.readable(memory.available()),
     }
 

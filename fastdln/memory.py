@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import psutil
-
 
 def available() -> int:
     """Return how many bytes this process may still allocate without swapping.
@@ -11,7 +9,28 @@ def available() -> int:
     The machine's available memory, or what is left of the control group's limit (containers,
     batch systems) where that is less.
     """
-    return min([psutil.virtual_memory().available, *_left_of_control_group()])
+    return min([_of_the_machine("available"), *_left_of_control_group()])
+
+
+def installed() -> int:
+    """Return the machine's memory in bytes."""
+    return _of_the_machine("total")
+
+
+def _of_the_machine(name: str) -> int:
+    try:
+        import psutil
+    except ImportError:  # installed without what it depends on, on a machine without a network
+        return _of_linux({"available": "MemAvailable", "total": "MemTotal"}[name])
+    return int(getattr(psutil.virtual_memory(), name))
+
+
+def _of_linux(name: str) -> int:
+    """Return what /proc says, where psutil would read it, too."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"/proc/meminfo has no {name}; install psutil")
 
 
 def _left_of_control_group(root: str = "/sys/fs/cgroup") -> list[int]:

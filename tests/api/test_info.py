@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +70,14 @@ def test_memory_is_refused_with_both_numbers():
     with pytest.raises(MemoryError, match=r"needs 2,048 bytes \(2.0 KiB\).* 1,024 bytes .*; wait"):
         memory.require(2048, 1024, "this", "wait")
     memory.require(1024, 1024, "this", "wait")
+
+
+def test_memory_is_known_without_psutil(monkeypatch):
+    from fastdln import memory
+
+    known = memory.installed()
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    if not Path("/proc/meminfo").exists():
+        pytest.skip("only Linux says so in a file")
+    assert abs(memory.installed() - known) < 0.01 * known
+    assert 0 < memory.available() <= memory.installed()
