@@ -26,7 +26,7 @@ from ..regression import ReducedRegression
 from ..rules import Rates, Rule
 from ..run import PIECE_SECONDS, Schedule, next_piece, status_of
 from ..start import whole
-from .teams import class_of, common_team, is_carried
+from .teams import class_of, common_team, is_carried, networks_at_once
 
 log = logging.getLogger("fastdln")
 
@@ -329,6 +329,12 @@ class Pace:
         self._grouped = batch.team.group > 1
         room = launcher.zigzag_room(batch.constants, batch.team.threads, batch.shared_bytes)
         self._room = max(room // batch.team.group, 1)
+        expected = networks_at_once(batch.packing, batch.team, batch.velocity_kept, launcher.card)
+        if self._room < expected:
+            log.warning(
+                "%s works on %d networks at a time where %d were expected; %s may not be the best",
+                launcher.card, self._room, expected, batch.team,
+            )  # fmt: skip
         self.at_once = self._room if self._grouped else len(batch.depths)
         self._visits = int(batch.depths.max())  # of a layer, by every network in a piece
 

@@ -109,7 +109,8 @@ class ShimLauncher:
         C[...] = A @ B + (C if add else 0)
 
     def zigzag_room(self, constants, threads, shared):
-        return self.card.multiprocessors
+        grouped = bool(dict(constants)["GROUPED"])
+        return self.card.multiprocessors * (1 if grouped else 64)
 
     def free_bytes(self):
         return self.free
