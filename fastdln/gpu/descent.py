@@ -15,7 +15,8 @@ from .. import memory
 from ..regression import ReducedRegression
 from ..rules import Rates, Rule
 from ..run import FRESH, PIECE_SECONDS, Callback, Past, Run, Schedule, next_piece
-from .batch import Job, Pace, minibatches, motion, put_layers, regression_problem
+from .batch import Job, minibatches, motion, put_layers, regression_problem
+from .pace import Pace
 from .teams import choose_team, is_carried
 
 # Layers up to which the kernels of a step are recorded once and queued together.

@@ -10,6 +10,7 @@ import fastdln
 from fastdln import figures, store
 from fastdln.figures import Preset
 from fastdln.gpu import batch as gpu_batch
+from fastdln.gpu import pace
 from fastdln.gpu.teams import class_of
 
 RTOL = {"float32": 3e-4, "float64": 1e-10}
@@ -111,7 +112,7 @@ def test_bits_do_not_depend_on_company(gpu, rng):
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.4}], ids=str)
 def test_minibatches_are_taken_on_the_card(options, gpu, rng, monkeypatch):
     """Many networks with minibatches of their own go together, a few steps a launch."""
-    monkeypatch.setattr(gpu_batch, "MOST_INDICES", 40)
+    monkeypatch.setattr(pace, "MOST_INDICES", 40)
     common = {"steps": 9, "batch_size": 4, "seeds": (0, 1), "progress": False} | options
     given = problem(rng)
     found = [
