@@ -45,6 +45,7 @@ def end_to_end(weights: Sequence[np.ndarray], *, out: np.ndarray | None = None) 
     ValueError
         If there is no layer, a layer is empty, the shapes do not chain, or `out` does not fit.
     """
+    weights = _listed(weights)
     if _any_on_a_card(weights):
         return _on_card("end_to_end", out, weights)
     layers = _checked(weights)
@@ -83,7 +84,8 @@ def forward(
     TypeError, ValueError
         As `end_to_end`, and where X does not fit the first layer.
     """
-    if _any_on_a_card(weights) or _any_on_a_card([X]):
+    weights = _listed(weights)
+    if _any_on_a_card([*weights, X]):
         return _on_card("forward", out, weights, X)
     layers = _checked(weights)
     X = _operand("X", X, layers[0].dtype, rows=layers[0].shape[1], of="columns of layer 1")
@@ -120,7 +122,8 @@ def gradients(
     TypeError, ValueError
         As `end_to_end`, and where G is not of shape (d_y, d).
     """
-    if _any_on_a_card(weights) or _any_on_a_card([G]):
+    weights = _listed(weights)
+    if _any_on_a_card([*weights, G]):
         return _on_card("gradients", out, weights, G)
     layers = _checked(weights)
     shape = (layers[-1].shape[0], layers[0].shape[1])
@@ -317,13 +320,21 @@ def _reference_gradients(layers: list[np.ndarray], G: np.ndarray, outs: list[np.
         outs[0][:] = G
 
 
+def _listed(weights: Any) -> list[Any]:
+    """Return the layers, each formed once where they are formed when asked for."""
+    if not isinstance(weights, Iterable):
+        raise TypeError(
+            f"weights must be a sequence of layers, not {type(weights).__name__} (of a Network:"
+            " its weights)"
+        )
+    return list(weights)
+
+
 def _any_on_a_card(arrays: Sequence[Any]) -> bool:
     """Tell whether any array lies on a card, by the protocols; imports nothing."""
     from .gpu.chain import on_a_card
 
-    return isinstance(arrays, Iterable) and any(
-        not isinstance(array, np.ndarray) and on_a_card(array) for array in arrays
-    )
+    return any(not isinstance(array, np.ndarray) and on_a_card(array) for array in arrays)
 
 
 def _on_card(name: str, out: Any, *arguments: Any) -> Any:
@@ -336,11 +347,6 @@ def _on_card(name: str, out: Any, *arguments: Any) -> Any:
 
 
 def _checked(weights: Sequence[np.ndarray]) -> list[np.ndarray]:
-    if not isinstance(weights, Iterable):
-        raise TypeError(
-            f"weights must be a sequence of layers, not {type(weights).__name__} (of a Network:"
-            " its weights)"
-        )
     layers = list(weights)
     if not layers:
         raise ValueError("weights must hold at least one layer, but it is empty")

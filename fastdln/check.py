@@ -120,7 +120,9 @@ def data_matrix(name: str, value: Any) -> np.ndarray:
 
     What is computed from it once stays right whatever becomes of the array that was given.
     """
-    array = np.array(finite_matrix(name, value))
+    array = finite_matrix(name, value)
+    if np.may_share_memory(array, np.asarray(value)):
+        array = array.copy()
     array.flags.writeable = False
     return array
 

@@ -1,8 +1,9 @@
 """What tells problems apart in a store: a digest of everything that they hold."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from types import MemberDescriptorType
 from typing import Any
 
 import numpy as np
@@ -26,15 +27,17 @@ def digest(problem: Objective) -> str:
     for name, value in sorted(getattr(problem, "__dict__", {}).items()):
         if not isinstance(getattr(type(problem), name, None), cached_property):
             found.update(f"{name}={_written(name, value)};".encode())
-    for name in _slots(type(problem)):
-        found.update(f"{name}={_written(name, getattr(problem, name, None))};".encode())
+    for name, value in _slots(problem):
+        found.update(f"{name}={_written(name, value)};".encode())
     return found.hexdigest()
 
 
-def _slots(kind: type) -> list[str]:
-    slots = [getattr(parent, "__slots__", ()) for parent in kind.__mro__]
-    names = {n for s in slots for n in ([s] if isinstance(s, str) else s)}
-    return sorted(names - {"__dict__", "__weakref__"})
+def _slots(problem: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the name and the value of every slot that is filled, by the class that made it."""
+    for parent in type(problem).__mro__:
+        for name, member in sorted(vars(parent).items()):
+            if isinstance(member, MemberDescriptorType) and hasattr(problem, name):
+                yield f"{parent.__name__}.{name}", member.__get__(problem)
 
 
 def _written(name: str, value: Any) -> str:

@@ -129,11 +129,10 @@ class Descent(Run):
         kernel: str = "auto",
         past: Past = FRESH,
     ):
-        super().__init__(objective, steps, tolerance, schedule)
+        super().__init__(objective, steps, tolerance, schedule, past)
         self.chain = Chain(layers, widths, dtype)
         order = slice(None, None, -1) if self.chain.mirrored else slice(None)
         self._moving = Moving(rule, learning_rate, rows[order], self.chain.layout)
-        self._taken = past.steps
         for state, moment in zip(self._moving.states, past.moments, strict=False):
             for i, part in enumerate(moment):
                 self.chain.part(state, i)[:] = part
@@ -237,7 +236,7 @@ class Descent(Run):
         arrays = (*chain.arrays, *scratch)
 
         def update(*member: Any) -> None:
-            step = self._taken + self.step + 1
+            step = self._past.steps + self.step + 1
             self._moving.update(arrays, step, (*_geometry(chain.layout), *member))
 
         def advance(goal: int, together: Callable[..., Any]) -> None:

@@ -92,10 +92,15 @@ class Lift:
     complement: Callable[[], float]
 
     def __call__(self, index: int) -> np.ndarray:
-        """Return layer `index`."""
+        """Return layer `index`, for reading only: it may be a view of what was trained."""
+        layer = self._formed(index)
+        layer.flags.writeable = False
+        return layer
+
+    def _formed(self, index: int) -> np.ndarray:
         layer, origin = self.trained(index), self.origins(index)
         if origin is None:
-            return layer
+            return layer.view()
         c = self.complement()
         moved = layer - c * origin.restricted
         if origin.upper is not None:

@@ -32,8 +32,8 @@ class TrainResult:
     learning_rate : float
         The η that was used, for the paper's weights ``W_i``.
     network : Network
-        The trained network. Full weights of a reduced run are formed when they are asked for, anew
-        each time: change copies of them.
+        The trained network, its weights for reading only. Full weights of a reduced run are formed
+        when they are asked for.
 
     state : object or None
         What `fastdln.resume` goes on from; None unless the run was `resumable`.

@@ -22,10 +22,13 @@ class Past(NamedTuple):
     steps : int
     moments : tuple of tuple of ndarray
         For every array that the optimiser keeps, its part of each layer, input first.
+    first_loss : float or None
+        The loss before any step, to which the tolerance is relative; None where this is the start.
     """
 
     steps: int = 0
     moments: tuple[tuple[np.ndarray, ...], ...] = ()
+    first_loss: float | None = None
 
 
 FRESH = Past()
@@ -56,6 +59,8 @@ class Run:
         Relative loss at or below which the run has converged.
     schedule : callable, optional
         From a step to the indices of its minibatch; None is full-batch.
+    past : Past
+        What the run goes on from.
 
     Attributes
     ----------
@@ -65,15 +70,23 @@ class Run:
     """
 
     def __init__(
-        self, objective: Any, steps: int, tolerance: float, schedule: Schedule | None = None
+        self,
+        objective: Any,
+        steps: int,
+        tolerance: float,
+        schedule: Schedule | None = None,
+        past: Past = FRESH,
     ):
         self._objective, self._tolerance, self._schedule = objective, tolerance, schedule
+        self._past = past
         self.losses = np.empty(steps + 1)
         self.step = -1
 
     @property
     def floor(self) -> float:
         """The loss at or below which the run has converged."""
+        if self._past.first_loss is not None:
+            return self._tolerance * self._past.first_loss
         return self._tolerance * self.losses[0] if self.step >= 0 else -1.0
 
     @property
@@ -98,7 +111,7 @@ class Run:
             return None
         with np.errstate(over="ignore", invalid="ignore"):
             self.losses[self.step], G = self._objective.evaluate(M)
-            if self.step == 0 and self.losses[0] < 0:
+            if self.step == self._past.steps == 0 and self.losses[0] < 0:
                 raise ValueError(f"a loss must be at least 0, but is {self.losses[0]:.6g} at first")
             if self._schedule is not None:
                 G = self._objective.batch_gradient(M, self._schedule(self.step))

@@ -231,7 +231,8 @@ def _checked_options(problem: Objective, device: str, options: Mapping[str, Any]
     chosen = OPTIONS | dict(options)
     rule = Rule(**{name: chosen[name] for name in RULE_OPTIONS})
     chosen |= dataclasses.asdict(rule)
-    minibatches(problem, chosen["batch_size"], key=0)
+    schedule = minibatches(problem, chosen["batch_size"], key=0)
+    chosen["batch_size"] = None if schedule is None else schedule.size
     objective = on_inputs(problem, whole=not rule.equivariant)
     plain = plain_regression(objective, rule, chosen["batch_size"])
     check_kernel(chosen["kernel"], device, plain, rule.adam)

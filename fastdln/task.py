@@ -167,20 +167,13 @@ class Task:
         schedule = self.schedule
         descent = p.descent(
             self.start.layers, p.plan.widths, p.plan.dtype, p.rows, self.learning_rate, p.rule,
-            p.objective, p.steps, self._tolerance(),
+            p.objective, p.steps, p.tolerance,
             None if schedule is None else lambda step: schedule(taken + step), past=self.past,
         )  # fmt: skip
         descent.run(callback and (lambda step, loss: callback(taken + step, loss)))
         losses = descent.losses[: descent.step + 1].copy()  # not a view of all steps allowed
         moments = descent.moments() if p.resumable else ()
         return self.result(losses, descent.status, descent.trained(), moments)
-
-    def _tolerance(self) -> float:
-        """Return the tolerance relative to the first loss from now on."""
-        if self.past.steps == 0:
-            return self.preparation.tolerance
-        last = max(float(self.before[-1]), np.finfo(np.float64).tiny)
-        return self.preparation.tolerance * (float(self.before[0]) / last)
 
     def result(
         self,
@@ -202,7 +195,7 @@ class Task:
             device=p.device,
             learning_rate=self.learning_rate,
             network=self._lifted(layer, steps),
-            state=State(self, layer, moments) if p.resumable else None,
+            state=State.of(self, layer, moments) if p.resumable else None,
         )
 
     def _lifted(self, layer: Callable[[int], np.ndarray], steps: int) -> Network:
@@ -231,6 +224,24 @@ class State:
     layer: Callable[[int], np.ndarray]
     moments: tuple[tuple[np.ndarray, ...], ...]
 
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        layer: Callable[[int], np.ndarray],
+        moments: tuple[tuple[np.ndarray, ...], ...],
+    ) -> "State":
+        """Return the state of a task that was run, without what only its beginning needed."""
+        preparation = dataclasses.replace(task.preparation, network=None, bases=[])
+        spent = dataclasses.replace(
+            task,
+            preparation=preparation,
+            start=Start((), task.start.origins),
+            past=FRESH,
+            before=np.empty(0),
+        )
+        return cls(spent, layer, moments)
+
     def going_on(self, losses: np.ndarray, seconds: float, steps: int) -> Task:
         """Return the run of `steps` more steps, after so many losses and seconds.
 
@@ -247,14 +258,9 @@ class State:
             preparation=preparation,
             start=Start(layers, self.task.start.origins),
             begun=time.perf_counter() - seconds,
-            past=Past(losses.size - 1, self.moments),
+            past=Past(losses.size - 1, self.moments, float(losses[0])),
             before=losses,
         )
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The layers that a start yields are trained by now, and no generator can be pickled.
-        spent = dataclasses.replace(self.task, start=Start((), self.task.start.origins))
-        return {"task": spent, "layer": self.layer, "moments": self.moments}
 
 
 def prepare(
@@ -336,7 +342,7 @@ def relative_floor(tolerance: float | None, dtype: np.dtype) -> float:
     return tolerance
 
 
-def minibatches(problem: Any, batch_size: int | None, key: int) -> Schedule | None:
+def minibatches(problem: Any, batch_size: int | None, key: int) -> "Minibatches | None":
     """Return the seeded schedule of minibatches: from a step to the indices of its samples.
 
     The permutation of an epoch orders normals of a stream of its own, so that it is the same in

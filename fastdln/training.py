@@ -96,8 +96,8 @@ def train(
     callback : callable, optional
         Called as ``callback(step, loss)`` a few times a second; may raise to stop.
     resumable : bool
-        Whether the result keeps what `fastdln.resume` goes on from: with momentum as many numbers
-        again as the weights, with Adam twice as many.
+        Whether the result keeps what `fastdln.resume` goes on from: the problem and, with momentum,
+        as many numbers again as the weights; with Adam twice as many.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def resume(result: TrainResult, *, steps: int, callback: Callback | None = None)
     Returns
     -------
     TrainResult
-        With the losses of all steps, and resumable in turn.
+        With the losses of all steps, and resumable in turn; `result` itself where it has converged.
 
     Raises
     ------
@@ -165,4 +165,6 @@ def resume(result: TrainResult, *, steps: int, callback: Callback | None = None)
         raise ValueError("result keeps no state to go on from: train with resumable=True")
     if result.status == "diverged":
         raise ValueError("result is of a run that diverged: there is nothing to go on from")
+    if result.status == "converged":
+        return result
     return result.state.going_on(result.loss, result.seconds, steps).run(callback)

@@ -54,7 +54,7 @@ def shim_card(monkeypatch):
     monkeypatch.setattr(check, "device", lambda name: "cpu" if name == "auto" else name)
     monkeypatch.setattr(launch, "launcher_on", lambda device, dtype: cuda_cases.ShimLauncher(dtype))
     # A thread of the shim is a thread of the machine: few of them.
-    monkeypatch.setattr(two_pass.TwoPass.__init__, "__defaults__", (0.0, 32, 0))
+    monkeypatch.setattr(two_pass.TwoPass.__init__, "__defaults__", (0.0, 32, 0, None))
 
 
 @pytest.fixture(params=["shim", "card"])

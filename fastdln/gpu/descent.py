@@ -66,7 +66,7 @@ class Descent(Run):
         *,
         launcher: Any,
     ):
-        super().__init__(objective, steps, tolerance, schedule)
+        super().__init__(objective, steps, tolerance, schedule, past)
         self._launcher = launcher
         job = Job(
             tuple(widths), np.asarray(rows, np.float64), learning_rate, lambda: layers, schedule
@@ -77,7 +77,7 @@ class Descent(Run):
             alone = schedule is None or kind is _Zigzag
             self._inside = isinstance(objective, ReducedRegression) and alone
             problem = objective if self._inside else None
-            self._chain: Any = kind(launcher, job, rule, problem, steps, tolerance, past.steps)
+            self._chain: Any = kind(launcher, job, rule, problem, steps, tolerance, past)
             for k, moment in enumerate(past.moments):
                 put_layers(launcher, moment, functools.partial(self._chain.moment, k))
             self._moments = rule.states
@@ -155,7 +155,7 @@ class _Zigzag:
 
     def __init__(
         self, launcher: Any, job: Job, rule: Rule, objective: Any, steps: int, tolerance: float,
-        taken: int,
+        past: Past,
     ):  # fmt: skip
         packing = Packing([job.widths], launcher.dtype)
         velocity = rule.momentum > 0
@@ -167,7 +167,7 @@ class _Zigzag:
         self._batch = Batch(
             launcher.xp, packing, [motion(job, rule)], steps=steps, tolerance=tolerance,
             problems=[regression_problem(objective)] if objective is not None else [], team=team,
-            nesterov=rule.nesterov, minibatches=some,
+            nesterov=rule.nesterov, minibatches=some, first_loss=past.first_loss,
         )  # fmt: skip
         put_layers(launcher, job.draw(), functools.partial(self._batch.layer, 0))
         self.depth = packing.depth(0)
@@ -205,7 +205,7 @@ class _TwoPass:
 
     def __init__(
         self, launcher: Any, job: Job, rule: Rule, objective: Any, steps: int, tolerance: float,
-        taken: int,
+        past: Past,
     ):  # fmt: skip
         widths, rows = job.widths, job.rows
         self._mirrored = widths[0] < widths[-1]
@@ -225,7 +225,7 @@ class _TwoPass:
             constant = problem.constant
         self._net = TwoPass(
             launcher, launcher.xp, widths, launcher.dtype, moving, steps, tolerance, constant,
-            taken=taken,
+            taken=past.steps, first_loss=past.first_loss,
         )  # fmt: skip
         put_layers(launcher, job.draw(), self._place)
         self.depth = self._net.depth

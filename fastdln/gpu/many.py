@@ -1,11 +1,13 @@
 """Runs on one card, many at once where the kernels allow it: for `train_many` and for sweeps."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..result import TrainResult
 from ..run import Callback
+from ..start import Start
 from ..task import Preparation, Task, learning_rate_or_default, minibatches
 from .batch import Job, Outcome, Progress, team_of, train_together
 
@@ -45,8 +47,11 @@ def train_orders(
 
     def draw(index: int) -> Any:
         order = orders[index]
-        tasks[index] = order.preparation.task(order.key, order.learning_rate)
-        return tasks[index].start.layers
+        task = order.preparation.task(order.key, order.learning_rate)
+        # Origins hold what full weights are formed from, and nobody forms those that are not held.
+        origins = task.start.origins if hold else _no_origin
+        tasks[index] = dataclasses.replace(task, start=Start((), origins))
+        return task.start.layers
 
     jobs = [
         Job(
@@ -73,6 +78,10 @@ def train_orders(
             yield found.index, task.result(found.loss, found.status, layers, moments)
         else:
             yield found
+
+
+def _no_origin(index: int) -> None:
+    return None
 
 
 def train_many_on_card(orders: Sequence[Order], callback: Callback | None) -> list[TrainResult]:

@@ -19,7 +19,7 @@ AT_ONCE = 12
 LINE = 32
 # Most rows or columns of M that the kernel carries in registers.
 MOST_CARRIED = 32
-NETWORK_FIELDS, NUMBER_FIELDS = 8, 4
+NETWORK_FIELDS, NUMBER_FIELDS = 8, 5
 GOAL, BATCHES, FIRST_BATCH = 3, 6, 7
 
 
@@ -110,6 +110,8 @@ class Batch:
     team : Team
     minibatches : Minibatches, optional
         The same for all networks; all samples where it is left out.
+    first_loss : float, optional
+        To which the tolerance is relative; every network's own first loss where it is left out.
     """
 
     def __init__(
@@ -124,6 +126,7 @@ class Batch:
         team: Team,
         nesterov: bool = False,
         minibatches: Minibatches | None = None,
+        first_loss: float | None = None,
     ):
         count, dtype = len(packing.widths), packing.dtype
         if not fits(packing, team):
@@ -163,6 +166,7 @@ class Batch:
         self._numbers[:, 1] = tolerance
         self._numbers[:, 2] = [m.decay for m in motions]
         self._numbers[:, 3] = [m.momentum for m in motions]
+        self._numbers[:, 4] = np.nan if first_loss is None else first_loss
 
     @property
     def constants(self) -> Constants:
@@ -286,7 +290,8 @@ def shared_bytes(packing: Packing, team: Team, velocity: bool) -> int:
     own = team.own(packing.widest) * unit
     products = held_tiles(packing, team) * unit * carried_pitch(packing)
     partial = team.threads * unit * (carried_pitch(packing) + 2)
-    partial = max(partial, q * (d + AT_A_TIME) * 8 // dtype.itemsize)
+    minibatch = q * (d + AT_A_TIME) * 8 // dtype.itemsize
+    partial = max(partial, -(-minibatch // unit) * unit)
     numbers = max(products, partial) if team.group > 1 else products + partial
     met = vectors(wide, dtype) * unit if team.group == 1 else 0
     numbers += own * (met + narrow) + wide * narrow

@@ -7,7 +7,7 @@ constexpr int AT_A_TIME = 8;  // samples of a minibatch
 constexpr int PARTS = 32;  // the loss is summed in this many parts, whatever the block's size
 
 enum { LAYERS, DEPTH, LOSSES, GOAL, PROBLEM, STATE, BATCHES, FIRST_BATCH, NETWORK_FIELDS };
-enum { CONSTANT, TOLERANCE, DECAY, MOMENTUM, NUMBER_FIELDS };
+enum { CONSTANT, TOLERANCE, DECAY, MOMENTUM, FIRST_LOSS, NUMBER_FIELDS };
 enum {
     OFFSET, SHAPE, ROWS, COLUMNS, STRIDE, SLOT_BELOW, SLOT_ABOVE, UNLIKE_BELOW, UNLIKE_ABOVE,
     PADDING, LAYER_FIELDS

@@ -134,8 +134,8 @@ EXPORT(update_layer)
 
 // The loss at M, the gradient into C, and whether to go on. One block.
 //
-// `constants` holds the tolerance at [4], the constant part of the loss at [5]; `limit` is the last
-// step. Adam's corrections 1 − β^t for the step to come are left in [2] and [3].
+// `constants` holds the tolerance at [4], the constant part of the loss at [5], and at [6] the loss to
+// which the tolerance is relative, or NaN: the first; `limit` is the last step. Adam's corrections 1 − β^t for the step to come are left in [2] and [3].
 KERNEL void evaluate_regression(i64* state, const real* M, real* C, const double* scale,
                                 const double* target, double* constants, double* losses, int q,
                                 int columns, i64 stride, i64 limit) {
@@ -162,7 +162,8 @@ KERNEL void evaluate_regression(i64* state, const real* M, real* C, const double
         double loss = exact_add(constants[5], exact_mul(0.5, parts[0]));
         losses[step] = loss;
         state[STEP] = step;
-        double floor = constants[4] * losses[0];
+        double first = constants[6];
+        double floor = constants[4] * (first == first ? first : losses[0]);
         state[ACTIVE] = step < limit && is_finite(loss) && loss > floor;
         // From 1 - beta^t to 1 - beta^(t+1).
         constants[2] = 1 - 0.9 * (1 - constants[2]);

@@ -37,12 +37,14 @@ class TwoPass:
         Most steps that may be taken.
     taken : int
         Steps taken before, which Adam counts.
+    first_loss : float, optional
+        To which the tolerance is relative; the loss before these steps where it is left out.
     """
 
     def __init__(
         self, launch: Any, xp: Any, widths: tuple[int, ...], dtype: Any, moving: Steps,
         steps: int, tolerance: float, constant: float = 0.0, threads: int = THREADS,
-        taken: int = 0,
+        taken: int = 0, first_loss: float | None = None,
     ):  # fmt: skip
         self.launch, self.xp, self.widths, self.moving = launch, xp, widths, moving
         self.dtype, self.limit, self.threads = np.dtype(dtype), steps, threads
@@ -62,9 +64,11 @@ class TwoPass:
         self.rates, self.pulls, self.scales = (
             xp.asarray(a.astype(dtype)) for a in (moving.rates, moving.pulls, moving.scales)
         )
-        self.constants = xp.asarray(
-            np.array([moving.decay, moving.momentum, *_corrections(taken), tolerance, constant])
-        )
+        first = np.nan if first_loss is None else first_loss
+        constants = [
+            moving.decay, moving.momentum, *_corrections(taken), tolerance, constant, first,
+        ]  # fmt: skip
+        self.constants = xp.asarray(np.array(constants))
         self.state = xp.asarray(np.array([-1, 1], np.int64))
         self.losses = xp.full(steps + 1, np.nan)
         self.null = np.uint64(0)

@@ -185,7 +185,7 @@ DEVICE void carve(Block& b, int own) {
     i64 products = room(b.held);
     i64 partial = (i64)threads() * TILE * (pitch(NARROW) + pitch(WIDE) + 2);
     const i64 minibatch = Q * (D + AT_A_TIME) * (i64)(sizeof(double) / sizeof(real));
-    if (partial < minibatch) partial = minibatch;
+    if (partial < minibatch) partial = (minibatch + TILE - 1) / TILE * TILE;
     b.V = at;
     b.partial = GROUPED ? at : at + products;
     at += GROUPED ? (products > partial ? products : partial) : products + partial;
@@ -269,7 +269,10 @@ KERNEL void train_networks(const i64* networks, const double* numbers, const i64
         } else {
             double loss = evaluate(b, state, network[PROBLEM], number[CONSTANT]);
             if (member == 0 && thread() == 0) recorded[step] = loss;
-            if (!known) floor = number[TOLERANCE] * (step == 0 ? loss : recorded[0]);
+            if (!known) {
+                const double own = step == 0 ? loss : recorded[0], given = number[FIRST_LOSS];
+                floor = number[TOLERANCE] * (given == given ? given : own);
+            }
             known = true;
             // One thread reads the clock for all: they must agree, and so must a group's blocks.
             if (thread() == 0) b.sums[PARTS] = (double)(nanoseconds() - begun);

@@ -174,7 +174,10 @@ def test_results_can_be_compared_and_kept_in_sets():
 
 
 class Slotted(Own):
-    __slots__ = ("extra",)
+    __slots__ = ("__hidden", "extra")
+
+    def hide(self, value):
+        self.__hidden = value
 
 
 def test_stores_know_problems_by_all_that_they_hold(tmp_path):
@@ -185,6 +188,9 @@ def test_stores_know_problems_by_all_that_they_hold(tmp_path):
     slotted.extra = 1.0
     before = digest(slotted)
     slotted.extra = 2.0
+    assert digest(slotted) != before
+    before = digest(slotted)
+    slotted.hide(1)
     assert digest(slotted) != before
     fastdln.sweep(one, store=tmp_path / "s", **common)
     with pytest.raises(ValueError, match="problem is"):

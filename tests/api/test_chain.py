@@ -57,6 +57,18 @@ def test_out_is_written_and_returned(dtype, rng):
         close(got, g, dtype)
 
 
+def test_layers_that_are_formed_when_asked_for_are_formed_once(rng):
+    given, formed = layers_of((5, 17, 9, 3), "float64", rng), []
+
+    def layers():
+        for i, w in enumerate(given):
+            formed.append(i)
+            yield w
+
+    close(chain.end_to_end(layers()), naive.end_to_end(given), "float64")
+    assert formed == [0, 1, 2]
+
+
 def test_forward_returns_every_activation(dtype, rng):
     weights = layers_of((5, 17, 9, 3), dtype, rng)
     X = rng.standard_normal((5, 4)).astype(dtype)

@@ -91,6 +91,35 @@ def test_convergence_is_still_relative_to_the_first_loss(device, rng):
     assert fastdln.resume(end, steps=5).steps_taken == end.steps_taken
 
 
+@pytest.mark.parametrize("kernel", ["two-pass", "zigzag"])
+def test_a_loss_of_nothing_is_the_end(kernel, device):
+    given = fastdln.Regression([[1.0]], [[0.0]])
+    net = fastdln.Network([[[10.0]]])
+    common = {"network": net, "learning_rate": 1.0, "kernel": kernel, "device": device}
+    part = fastdln.train(given, steps=3, resumable=True, method="dense", **common)
+    assert (part.status, list(part.loss)) == ("converged", [50, 0])
+    assert fastdln.resume(part, steps=5) is part
+
+
+def test_a_state_keeps_no_more_than_it_needs(rng):
+    given = problem(rng)
+    part = fastdln.train(
+        given, width=40, depth=6, init="gaussian", optimizer="adam", steps=2, resumable=True
+    )
+    size = len(pickle.dumps(part))
+    for _ in range(3):
+        part = fastdln.resume(part, steps=2)
+    assert len(pickle.dumps(part)) < size + 500
+
+
+def test_layers_are_for_reading_only(device, rng):
+    for init in ("gaussian", "orthogonal"):
+        run = fastdln.train(problem(rng), width=5, depth=3, init=init, steps=2, device=device)
+        for w in run.network.weights:
+            with pytest.raises(ValueError, match="read-only"):
+                w[0, 0] = 1
+
+
 def test_what_cannot_go_on_is_refused(rng):
     given = problem(rng)
     common = {"width": 5, "depth": 2, "steps": 3}

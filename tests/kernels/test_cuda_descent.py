@@ -27,7 +27,7 @@ RULES = {
 
 @pytest.fixture(autouse=True)
 def _few_threads(monkeypatch):
-    monkeypatch.setattr(two_pass.TwoPass.__init__, "__defaults__", (0.0, 32, 0))
+    monkeypatch.setattr(two_pass.TwoPass.__init__, "__defaults__", (0.0, 32, 0, None))
 
 
 def regression(rng, d_y=3):
