@@ -6,9 +6,11 @@
 // diverged those that are left do nothing.
 
 enum { STEP, ACTIVE };
-constexpr int COLUMNS_AT_ONCE = 32, ROWS_AT_ONCE = 4, CHUNK = 8;
+// Columns of a block: whole sectors of memory, and blocks enough for the card. Rows of the products
+// that a thread sums at once: as many as its registers hold, for each chunk reads the weights again.
+constexpr int COLUMNS_AT_ONCE = 8, ROWS_AT_ONCE = 4, CHUNK = 64 / (int)sizeof(real);
 
-// below = above · W: W is rows × columns, above q × rows, below q × columns. A block has 32 columns
+// below = above · W: W is rows × columns, above q × rows, below q × columns. A block has some columns
 // and CHUNK rows of the products; its threads split the rows of W.
 KERNEL void multiply_layer(const i64* state, const real* W, const real* above, real* below, int q,
                            int rows, int columns, i64 stride, i64 above_stride, i64 below_stride) {

@@ -8,7 +8,7 @@ from .packing import vectors
 
 THREADS = 256
 # As in two_pass.cu.
-COLUMNS_AT_ONCE, ROWS_AT_ONCE, CHUNK = 32, 4, 8
+COLUMNS_AT_ONCE, ROWS_AT_ONCE, CHUNK_BYTES = 8, 4, 64
 PLAIN, VELOCITY, ADAM = range(3)
 
 
@@ -48,7 +48,7 @@ class TwoPass:
     ):  # fmt: skip
         self.launch, self.xp, self.widths, self.moving = launch, xp, widths, moving
         self.dtype, self.limit, self.threads = np.dtype(dtype), steps, threads
-        self.taken = taken
+        self.taken, self.chunk = taken, CHUNK_BYTES // self.dtype.itemsize
         self.q, self.depth = widths[-1], len(widths) - 1
         self.strides = [_stride(n, dtype) for n in widths[:-1]]
         pairs = list(zip(widths, widths[1:], strict=False))
@@ -95,9 +95,9 @@ class TwoPass:
         )  # fmt: skip
         for i in range(last - 1, -1, -1):
             rows, columns = self.widths[i + 1], self.widths[i]
-            grid = (_blocks(columns, COLUMNS_AT_ONCE), _blocks(self.q, CHUNK))
+            grid = (_blocks(columns, COLUMNS_AT_ONCE), _blocks(self.q, self.chunk))
             self._start(
-                "multiply_layer", grid, CHUNK * self.threads * self.dtype.itemsize,
+                "multiply_layer", grid, CHUNK_BYTES * self.threads,
                 self.layers[i], self.products[i + 1], self.products[i], np.int32(self.q),
                 np.int32(rows), np.int32(columns), np.int64(self.strides[i]),
                 np.int64(self.strides[i + 1]), np.int64(self.strides[i]),
@@ -126,7 +126,7 @@ class TwoPass:
             more = i + 1 < self.depth
             rows, columns = self.widths[i + 1], self.widths[i]
             above = self.strides[i + 1] if more else 0
-            shared = CHUNK * self.threads * self.dtype.itemsize
+            shared = CHUNK_BYTES * self.threads
             self._start(
                 "update_layer", (_blocks(rows, ROWS_AT_ONCE), 1), shared, self.layers[i],
                 self.products[i + 1] if more else self.null, C, D if more else self.null,
