@@ -76,6 +76,20 @@ DEVICE void move(real& w, real g, real* state_1, real* state_2, i64 at, const Ru
     }
 }
 
+// Add up what every thread left in each of CHUNK rows of `parts`, into the first of them.
+DEVICE void add_up(real* parts) {
+    for (int left = threads(); left > 1; left = (left + 1) / 2) {
+        int half = (left + 1) / 2;
+        if (thread() + half < left) {
+            UNROLL for (int a = 0; a < CHUNK; a++) {
+                real* part = parts + a * threads() + thread();
+                part[0] += part[half];
+            }
+        }
+        sync_block();
+    }
+}
+
 // C' = C Wᵀ and then W's step with gradient Bᵀ C, for ROWS_AT_ONCE rows a block. Rates, pulls and
 // scales are those of layer number `layer`. C' is left out where `next` is null (the last layer);
 // B is the identity there.
@@ -92,43 +106,46 @@ KERNEL void update_layer(const i64* state, real* W, const real* B, const real* C
     rule.decay = (real)constants[0], rule.momentum = (real)constants[1];
     rule.first = (real)constants[2], rule.second = (real)constants[3];
     const int begin = block() * ROWS_AT_ONCE;
-    const int end = begin + ROWS_AT_ONCE < rows ? begin + ROWS_AT_ONCE : rows;
-    for (int r = begin; r < end; r++) {
-        real* row = W + r * stride;
-        for (int first = 0; next && first < q; first += CHUNK) {
-            real sums[CHUNK];
-            UNROLL for (int a = 0; a < CHUNK; a++) sums[a] = 0;
-            for (int c = thread(); c < columns; c += threads()) {
-                real w = row[c];
-                UNROLL for (int a = 0; a < CHUNK; a++) {
-                    if (first + a < q) sums[a] += C[(first + a) * c_stride + c] * w;
-                }
+    const int count = begin + ROWS_AT_ONCE < rows ? ROWS_AT_ONCE : rows - begin;
+    real* const first_row = W + begin * stride;
+    for (int first = 0; next && first < q; first += CHUNK) {
+        // What is read of C serves all rows of the block.
+        real sums[ROWS_AT_ONCE][CHUNK];
+        UNROLL for (int i = 0; i < ROWS_AT_ONCE * CHUNK; i++) sums[i / CHUNK][i % CHUNK] = 0;
+        for (int c = thread(); c < columns; c += threads()) {
+            real w[ROWS_AT_ONCE];
+            UNROLL for (int r = 0; r < ROWS_AT_ONCE; r++) {
+                w[r] = r < count ? first_row[r * stride + c] : (real)0;
             }
-            UNROLL for (int a = 0; a < CHUNK; a++) parts[a * threads() + thread()] = sums[a];
+            UNROLL for (int a = 0; a < CHUNK; a++) {
+                real x = first + a < q ? C[(first + a) * c_stride + c] : (real)0;
+                UNROLL for (int r = 0; r < ROWS_AT_ONCE; r++) sums[r][a] += x * w[r];
+            }
+        }
+        UNROLL for (int r = 0; r < ROWS_AT_ONCE; r++) {
+            UNROLL for (int a = 0; a < CHUNK; a++) parts[a * threads() + thread()] = sums[r][a];
             sync_block();
-            for (int left = threads(); left > 1; left = (left + 1) / 2) {
-                int half = (left + 1) / 2;
-                if (thread() + half < left) {
-                    UNROLL for (int a = 0; a < CHUNK; a++) {
-                        real* part = parts + a * threads() + thread();
-                        part[0] += part[half];
-                    }
-                }
-                sync_block();
-            }
-            for (int a = thread(); a < CHUNK && first + a < q; a += threads()) {
-                next[(first + a) * next_stride + r] = parts[a * threads()];
+            add_up(parts);
+            for (int a = thread(); r < count && a < CHUNK && first + a < q; a += threads()) {
+                next[(first + a) * next_stride + begin + r] = parts[a * threads()];
             }
             sync_block();
         }
-        for (int c = thread(); c < columns; c += threads()) {
-            real g = 0;
-            if (B) {
-                for (int a = 0; a < q; a++) g += B[a * b_stride + r] * C[a * c_stride + c];
-            } else {
-                g = C[r * c_stride + c];
+    }
+    for (int c = thread(); c < columns; c += threads()) {
+        real g[ROWS_AT_ONCE];
+        UNROLL for (int r = 0; r < ROWS_AT_ONCE; r++) {
+            g[r] = B || r >= count ? (real)0 : C[(begin + r) * c_stride + c];
+        }
+        for (int a = 0; B && a < q; a++) {
+            const real x = C[a * c_stride + c];
+            UNROLL for (int r = 0; r < ROWS_AT_ONCE; r++) {
+                if (r < count) g[r] += B[a * b_stride + begin + r] * x;
             }
-            move(row[c], g, state_1, state_2, row - W + c, rule);
+        }
+        UNROLL for (int r = 0; r < ROWS_AT_ONCE; r++) {
+            const i64 at = (begin + r) * stride + c;
+            if (r < count) move(W[at], g[r], state_1, state_2, at, rule);
         }
     }
 }
