@@ -3,6 +3,7 @@
 import math
 import numbers
 import operator
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -134,11 +135,21 @@ def function(name: str, value: Any) -> Any:
     return value
 
 
-def device(name: Any) -> str:
-    """Return the device that `name` asks for: ``"cpu"``, ``"gpu"`` or ``"gpu:N"``.
+def device_name(name: Any) -> str:
+    """Return ``"cpu"``, ``"gpu"`` or ``"gpu:N"``; whether there is such a card is not asked.
 
     ``"auto"`` is the CPU for now: the kernels for a card have been compiled and tested on the CPU,
     but not yet measured on a card, so a card is used only where it is asked for.
+    """
+    if name in ("cpu", "auto"):
+        return "cpu"
+    if isinstance(name, str) and re.fullmatch(r"gpu(:\d+)?", name):
+        return name
+    raise ValueError(f"device must be 'cpu', 'gpu', 'gpu:N' or 'auto', not {name!r}")
+
+
+def device(name: Any) -> str:
+    """Return the device that `name` asks for, as `device_name` does.
 
     Raises
     ------
@@ -147,11 +158,9 @@ def device(name: Any) -> str:
     ImportError, RuntimeError
         If a card was asked for and CuPy, a driver or any card is missing; says which.
     """
-    if name in ("cpu", "auto"):
-        return "cpu"
-    if isinstance(name, str) and name.startswith("gpu"):
+    name = device_name(name)
+    if name != "cpu":
         from .gpu.card import require_gpu
 
         require_gpu(name)
-        return name
-    raise ValueError(f"device must be 'cpu', 'gpu', 'gpu:N' or 'auto', not {name!r}")
+    return name

@@ -140,7 +140,7 @@ def _figure(
     from .plot import save
 
     chosen = presets[check.one_of("preset", preset, presets)]
-    device = check.device(device)
+    device = check.device(device) if client is None else check.device_name(device)
     directory = _directory(output, f"{name}-{preset}")
     store = directory / f"{name}.zarr"
     if say is not None:

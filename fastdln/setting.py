@@ -60,11 +60,15 @@ class Setting:
         method: str = "auto",
         device: str = "auto",
         options: Mapping[str, Any] = MappingProxyType({}),
+        here: bool = True,
     ) -> "Setting":
-        """Check the arguments of a sweep and fill in what was left to it."""
+        """Check the arguments of a sweep and fill in what was left to it.
+
+        A card that is asked for must be in this machine where networks are trained `here`.
+        """
         check_objective(problem)
         steps = check.non_negative_integer("steps", steps)
-        device = check.device(device)
+        device = check.device(device) if here else check.device_name(device)
         if learning_rate is not None:
             learning_rate = check.positive_number("learning_rate", learning_rate)
         return cls(

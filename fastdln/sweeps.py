@@ -68,7 +68,7 @@ def sweep(
         None keeps them in memory only.
     client : dask.distributed.Client, optional
         Train on this cluster instead of on threads of this process. The results are written
-        by this process.
+        by this process. With ``device="gpu"`` its workers need cards, and train cell by cell.
     device : str
         ``"cpu"``, ``"gpu"``, ``"gpu:N"`` or ``"auto"``, as in `fastdln.train`. A card trains many
         networks in one launch.
@@ -108,8 +108,9 @@ def sweep(
         On Ctrl-C, within about a second; the message says how to continue.
     """
     setting = Setting.of(
-        problem, steps, record_steps, dtype, learning_rate, method, device, options
-    )
+        problem, steps, record_steps, dtype, learning_rate, method, device, options,
+        here=client is None,
+    )  # fmt: skip
     grid = Grid(
         init=_names("inits", inits),
         width=_axis("widths", widths, least=1),
@@ -202,7 +203,7 @@ def _require_memory(pool: Any, setting: Setting, plans: "dict[Cell, Plan]", grid
         )
         return
     memory.require(results, memory.available(), "keeping the results", "record fewer steps")
-    if not isinstance(pool, Cluster):
+    if setting.device != "cpu":
         return  # a card plans its own memory
     for threads, limit in pool.memory():
         if limit:

@@ -51,7 +51,7 @@ def shim_card(monkeypatch):
     from fastdln.gpu import launch
     from fastdln.kernels.cuda import two_pass
 
-    monkeypatch.setattr(check, "device", lambda name: "cpu" if name == "auto" else name)
+    monkeypatch.setattr(check, "device", check.device_name)
     monkeypatch.setattr(launch, "launcher_on", lambda device, dtype: cuda_cases.ShimLauncher(dtype))
     # A thread of the shim is a thread of the machine: few of them.
     monkeypatch.setattr(two_pass.TwoPass.__init__, "__defaults__", (0.0, 32, 0, None))

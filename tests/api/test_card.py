@@ -12,6 +12,7 @@ from fastdln.figures import Preset
 from fastdln.gpu import batch as gpu_batch
 from fastdln.gpu import pace
 from fastdln.gpu.teams import class_of
+from fastdln.setting import Setting
 
 RTOL = {"float32": 3e-4, "float64": 1e-10}
 RULES = [
@@ -196,6 +197,26 @@ def test_the_benchmark_finds_all_steps_from_a_few(shim_card, monkeypatch):
     monkeypatch.setattr(benchmark, "swept_milliseconds", timed)
     assert benchmark.figure_row("tiny")["times"]["fastdln"] == 3.0 + 2.0 * 1000
     assert taken == [0, 5, 25]
+
+
+def test_the_cards_of_a_cluster_are_not_looked_for_here(rng, tmp_path):
+    given = problem(rng)
+    assert Setting.of(given, 3, device="gpu:3", here=False).device == "gpu:3"
+    for here in (True, False):
+        with pytest.raises(ValueError, match="device must be 'cpu', 'gpu', 'gpu:N' or 'auto'"):
+            Setting.of(given, 3, device="gpu:x", here=here)
+
+
+def test_a_cluster_trains_on_its_cards(shim_card, rng):
+    distributed = pytest.importorskip("distributed")
+    common = {"steps": 4, "progress": False}
+    given = problem(rng)
+    with distributed.Client(
+        processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None
+    ) as client:
+        ours = fastdln.sweep(given, [5], [2, 3], device="gpu", client=client, **common)
+    theirs = fastdln.sweep(given, [5], [2, 3], **common)
+    np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-9)
 
 
 def test_what_a_card_cannot_do_is_refused(gpu, rng):
