@@ -57,8 +57,11 @@ class Pace:
         batches = self._batches(active, before, goals)
         batch.advance(self._launcher.zigzag, active, goals, PIECE_SECONDS / waves, batches)
         self._launcher.synchronize()
-        self._visits = next_piece(self._visits, self._visits, time.perf_counter() - begun)
-        return batch.steps_taken()
+        seconds, reached = time.perf_counter() - begun, batch.steps_taken()
+        # What was done, not what was asked for: networks end, and goals are cut.
+        taken = (reached[active] - before) * batch.depths[active]
+        self._visits = next_piece(self._visits, int(taken.max()), seconds)
+        return reached
 
     def _most_steps(self, networks: int) -> int:
         """Return how many steps of each network have room for their indices."""
