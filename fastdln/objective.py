@@ -44,11 +44,19 @@ class Objective(Protocol):
 
 
 class OnBasis:
-    """An objective as a function of ``M' = M U``, U a basis of the inputs that it depends on."""
+    """An objective as a function of ``M' = M U``, U a basis of the inputs that it depends on.
+
+    Attributes
+    ----------
+    problem : Objective
+    basis : ndarray, shape (d_x, rank)
+    whole : bool
+        Whether the basis is that of all of R^{d_x}.
+    """
 
     def __init__(self, objective: Any, basis: np.ndarray | None):
-        self._objective = objective
-        self._whole = basis is None
+        self.problem = objective
+        self.whole = basis is None
         self.basis = np.eye(objective.d_x) if basis is None else basis
 
     @property
@@ -59,25 +67,25 @@ class OnBasis:
     def evaluate(self, M: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the loss and its gradient for M' of shape (d_y, rank)."""
         full = self._full(M)
-        loss, G = self._objective.loss(full), self._objective.gradient(full)
+        loss, G = self.problem.loss(full), self.problem.gradient(full)
         return _number(loss), self._on_basis("gradient", G)
 
     def batch_gradient(self, M: np.ndarray, samples: np.ndarray) -> np.ndarray:
         """Return the gradient's estimate from the samples of these indices."""
-        G = self._objective.batch_gradient(self._full(M), samples)
+        G = self.problem.batch_gradient(self._full(M), samples)
         return self._on_basis("batch_gradient", G)
 
     def _full(self, M: np.ndarray) -> np.ndarray:
-        return M if self._whole else M @ self.basis.T
+        return M if self.whole else M @ self.basis.T
 
     def _on_basis(self, name: str, G: Any) -> np.ndarray:
-        shape = self._objective.d_y, self._objective.d_x
+        shape = self.problem.d_y, self.problem.d_x
         if np.shape(G) != shape:
-            kind = type(self._objective).__name__
+            kind = type(self.problem).__name__
             raise ValueError(
                 f"{name} of {kind} must return an array of shape {shape}, not of {np.shape(G)}"
             )
-        return np.asarray(G) if self._whole else G @ self.basis
+        return np.asarray(G) if self.whole else G @ self.basis
 
 
 def _number(loss: Any) -> float:

@@ -16,6 +16,7 @@ from ..regression import ReducedRegression
 from ..rules import Rates, Rule
 from ..run import FRESH, PIECE_SECONDS, Callback, Past, Run, Schedule, next_piece
 from .batch import Job, minibatches, motion, put_layers, regression_problem
+from .objectives import objective_on_card
 from .pace import Pace
 from .teams import choose_team, is_carried
 
@@ -76,11 +77,16 @@ class Descent(Run):
             self.kernel = kind.name
             alone = schedule is None or kind is _Zigzag
             self._inside = isinstance(objective, ReducedRegression) and alone
+            self._counterpart: Any = (
+                None if self._inside else objective_on_card(launcher.xp, objective)
+            )
             problem = objective if self._inside else None
             self._chain: Any = kind(launcher, job, rule, problem, steps, tolerance, past)
             for k, moment in enumerate(past.moments):
                 put_layers(launcher, moment, functools.partial(self._chain.moment, k))
             self._moments = rule.states
+            self._card_losses = launcher.xp.full(steps + 1, np.nan)
+            self._piece = 1
 
     def run(self, callback: Callback | None = None) -> None:
         """Take all steps, or fewer where the loss converges or is no longer finite."""
@@ -114,6 +120,9 @@ class Descent(Run):
             self.losses[step + 1 - len(losses) : step + 1] = losses
             self.step = step
             return
+        if self._counterpart is not None:
+            self._advance_on_card(goal)
+            return
         begun = time.perf_counter()
         if self.step < 0:
             self._chain.begin()
@@ -123,6 +132,43 @@ class Descent(Run):
             self._evaluate()
             if time.perf_counter() - begun > PIECE_SECONDS:
                 return
+
+    def _advance_on_card(self, goal: int) -> None:
+        """Queue some steps, each with its loss and gradient, and look only then what they did."""
+        begun, count = time.perf_counter(), min(self._piece, goal - self.step)
+        if self.step < 0:
+            self._chain.begin()
+            self._queue_evaluation(0)
+            count = 1
+        else:
+            for step in range(self.step, self.step + count):
+                self._chain.take_step(step)
+                self._queue_evaluation(step + 1)
+        self._launcher.synchronize()
+        losses = to_host(self._card_losses[self.step + 1 : self.step + 1 + count])
+        for loss in losses:
+            self.step += 1
+            self.losses[self.step] = loss
+            if self.finished:
+                return
+        self._piece = next_piece(self._piece, count, time.perf_counter() - begun)
+
+    def _queue_evaluation(self, step: int) -> None:
+        """Queue the loss of a step, the gradient for the next, and that there is none once it ends.
+
+        Steps queued after the end leave everything as it is.
+        """
+        xp, M = self._launcher.xp, self._chain.end_to_end_on_card()
+        with np.errstate(over="ignore", invalid="ignore"):
+            loss, G = self._counterpart.evaluate(M)
+            if self._schedule is not None:
+                samples = xp.asarray(self._schedule(step))
+                G = self._counterpart.batch_gradient(M, samples)
+            self._card_losses[step] = loss
+            first = self._past.first_loss
+            floor = self._tolerance * (self._card_losses[0] if first is None else first)
+            self._chain.stop_where(~xp.isfinite(loss) | (loss <= floor))
+            self._chain.put_gradient_on_card(G, step)
 
     def _evaluate(self) -> None:
         """Move on to the next step: its loss, and the gradient for the step after it."""
@@ -190,6 +236,18 @@ class _Zigzag:
 
     def put_gradient(self, G: np.ndarray, step: int) -> None:
         self._batch.put_gradient(0, G)
+
+    def end_to_end_on_card(self) -> Any:
+        shape = self._batch.packing.q, self._batch.packing.d
+        return self._batch.ends[: shape[0] * shape[1]].reshape(shape).astype(np.float64)
+
+    def put_gradient_on_card(self, G: Any, step: int) -> None:
+        self._batch.gradients[:] = G.ravel().astype(self._launcher.dtype)
+
+    def stop_where(self, stop: Any) -> None:
+        # A network past its goal is left alone.
+        steps = self._batch.steps
+        steps[:] = self._launcher.xp.where(stop, np.iinfo(np.int64).max, steps)
 
     def layer(self, index: int) -> np.ndarray:
         return to_host(self._batch.layer(0, index))
@@ -278,6 +336,15 @@ class _TwoPass:
     def put_gradient(self, G: np.ndarray, step: int) -> None:
         self._net.put_gradient(self._turn(G), step)
 
+    def end_to_end_on_card(self) -> Any:
+        return self._turn(self._net.end_to_end()).astype(np.float64)
+
+    def put_gradient_on_card(self, G: Any, step: int) -> None:
+        self._net.put_gradient(self._turn(G), step)
+
+    def stop_where(self, stop: Any) -> None:
+        self._net.stop_where(stop)
+
     def layer(self, index: int) -> np.ndarray:
         return to_host(self._place(index))
 
@@ -291,7 +358,7 @@ class _TwoPass:
             return self._net.layer(self._net.depth - 1 - index).T
         return self._net.layer(index)
 
-    def _turn(self, matrix: np.ndarray) -> np.ndarray:
+    def _turn(self, matrix: Any) -> Any:
         return matrix.T if self._mirrored else matrix
 
 

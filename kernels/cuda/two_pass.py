@@ -111,7 +111,11 @@ class TwoPass:
             np.int64(self.strides[0]), np.int64(self.limit),
         )  # fmt: skip
 
-    def put_gradient(self, G: np.ndarray, step: int) -> None:
+    def stop_where(self, stop: Any) -> None:
+        """Let all kernels queued from now on do nothing where the boolean `stop` is true."""
+        self.state[1] = self.xp.where(stop, 0, self.state[1])
+
+    def put_gradient(self, G: Any, step: int) -> None:
         """Set the gradient of step `step` (from 0) from outside, shape (q, d)."""
         rows = self.C[0][: self.q * self.strides[0]].reshape(self.q, self.strides[0])
         rows[:, : self.widths[0]] = self.xp.asarray(G.astype(self.dtype))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastdln
-from fastdln import figures, store
+from fastdln import figures, objective, regression, store
 from fastdln.figures import Preset
 from fastdln.gpu import batch as gpu_batch
 from fastdln.gpu import pace
@@ -64,6 +64,67 @@ def test_a_network_of_ones_own_and_an_objective_of_ones_own(gpu, rng):
     common = {"network": net, "steps": 6, "learning_rate": 1e-3}
     ours = fastdln.train(given, device=gpu, **common)
     close(ours, fastdln.train(given, **common), 1e-9)
+
+
+OBJECTIVES = {
+    "logistic": lambda rng: fastdln.Logistic(rng.standard_normal((6, 20)), rng.integers(0, 3, 20)),
+    "completion": lambda rng: fastdln.MatrixCompletion(
+        (3, 6), [0, 1, 2, 2], [0, 3, 5, 1], rng.standard_normal(4)
+    ),
+    "sensing": lambda rng: fastdln.MatrixSensing(
+        rng.standard_normal((12, 3, 6)), rng.standard_normal(12)
+    ),
+    "regression": problem,
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 3}, {"optimizer": "adam"}], ids=str)
+@pytest.mark.parametrize("kernel", ["zigzag", "two-pass"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_losses_of_this_package_are_evaluated_on_the_card(
+    name, kernel, options, gpu, rng, monkeypatch
+):
+    given = OBJECTIVES[name](rng)
+    kernel = "two-pass" if options.get("optimizer") else kernel
+    common = {"width": 7, "depth": 3, "init": "gaussian", "steps": 9} | options
+    common["learning_rate"] = 1e-2 * fastdln.theory.learning_rate(given, 3)
+    theirs = fastdln.train(given, **common)
+
+    def asked(self, M):
+        raise AssertionError("the host was asked")
+
+    monkeypatch.setattr(objective.OnBasis, "evaluate", asked)
+    monkeypatch.setattr(regression.ReducedRegression, "evaluate", asked)
+    close(fastdln.train(given, device=gpu, kernel=kernel, **common), theirs, 1e-9)
+
+
+@pytest.mark.parametrize("kernel", ["zigzag", "two-pass"])
+@pytest.mark.parametrize(("rate", "tolerance"), [(1e30, 0.0), (None, 0.9)])
+def test_what_is_queued_after_the_end_does_nothing(kernel, rate, tolerance, gpu, rng):
+    given = OBJECTIVES["sensing"](rng)
+    common = {
+        "width": 7, "depth": 3, "init": "gaussian", "steps": 200, "learning_rate": rate,
+        "tolerance": tolerance,
+    }  # fmt: skip
+    theirs = fastdln.train(given, **common)
+    ours = fastdln.train(given, device=gpu, kernel=kernel, **common)
+    assert (ours.status, ours.steps_taken) == (theirs.status, theirs.steps_taken)
+    assert 0 < ours.steps_taken < 200
+    if ours.status == "converged":
+        close(ours, theirs, 1e-9)
+
+
+def test_a_loss_derived_from_ours_may_be_another(gpu, rng):
+    class Doubled(fastdln.Logistic):
+        def loss(self, M):
+            return 2 * super().loss(M)
+
+        def gradient(self, M):
+            return 2 * super().gradient(M)
+
+    given = Doubled(rng.standard_normal((6, 20)), rng.integers(0, 3, 20))
+    common = {"width": 7, "depth": 3, "steps": 5, "learning_rate": 1e-3}
+    close(fastdln.train(given, device=gpu, **common), fastdln.train(given, **common), 1e-9)
 
 
 @pytest.mark.parametrize("options", [{}, {"kernel": "two-pass"}, {"batch_size": 3}], ids=str)
