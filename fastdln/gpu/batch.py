@@ -11,9 +11,9 @@ import numpy as np
 
 from fastdln.kernels.cuda.batch import (
     Batch,
-    Minibatches,
     Motion,
     Problem,
+    Samples,
     Team,
     batch_bytes,
     to_host,
@@ -95,12 +95,12 @@ def regression_problem(objective: ReducedRegression) -> Problem:
     return Problem(np.ascontiguousarray(scale), objective.target, objective.constant)
 
 
-def minibatches(objective: ReducedRegression, jobs: Sequence[Job]) -> Minibatches | None:
+def samples_of(objective: ReducedRegression, jobs: Sequence[Job]) -> Samples | None:
     """Return what the jobs' minibatches need on a card: all have them, and of one size, or none."""
     if jobs[0].schedule is None:
         return None
     samples = np.concatenate([data.T for data in objective.samples], axis=1)
-    return Minibatches(samples, len(jobs[0].schedule(0)))
+    return Samples(samples, len(jobs[0].schedule(0)))
 
 
 def put_layers(launcher: Any, layers: Sequence[Any], place: Callable[[int], Any]) -> None:
@@ -158,8 +158,8 @@ def train_together(
     ValueError
         If a network is not trained together with others.
     """
-    some = minibatches(objective, jobs) if jobs else None
-    extra = 0 if some is None else some.samples.nbytes + 4 * MOST_INDICES
+    some = samples_of(objective, jobs) if jobs else None
+    extra = 0 if some is None else some.rows.nbytes + 4 * MOST_INDICES
     for members in _classes(jobs):
         widths = jobs[members[0]].widths
         team = team_of(launcher, widths, objective, rule)
@@ -244,12 +244,12 @@ def _loaded(
     objective: ReducedRegression,
     steps: int,
     tolerance: float,
-    some: Minibatches | None,
+    some: Samples | None,
 ) -> Batch:
     batch = Batch(
         launcher.xp, packing, [motion(job, rule) for job in jobs], steps=steps,
         tolerance=tolerance, problems=[regression_problem(objective)], team=team,
-        nesterov=rule.nesterov, minibatches=some,
+        nesterov=rule.nesterov, samples=some,
     )  # fmt: skip
     for i, job in enumerate(jobs):
         put_layers(launcher, job.draw(), functools.partial(batch.layer, i))

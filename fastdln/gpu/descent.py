@@ -15,7 +15,7 @@ from .. import memory
 from ..regression import ReducedRegression
 from ..rules import Rates, Rule
 from ..run import FRESH, PIECE_SECONDS, Callback, Past, Run, Schedule, next_piece
-from .batch import Job, minibatches, motion, put_layers, regression_problem
+from .batch import Job, motion, put_layers, regression_problem, samples_of
 from .objectives import objective_on_card
 from .pace import Pace
 from .teams import choose_team, is_carried
@@ -158,7 +158,7 @@ class Descent(Run):
 
         Steps queued after the end leave everything as it is.
         """
-        xp, M = self._launcher.xp, self._chain.end_to_end_on_card()
+        xp, M = self._launcher.xp, self._chain.end_to_end()
         with np.errstate(over="ignore", invalid="ignore"):
             loss, G = self._counterpart.evaluate(M)
             if self._schedule is not None:
@@ -168,11 +168,11 @@ class Descent(Run):
             first = self._past.first_loss
             floor = self._tolerance * (self._card_losses[0] if first is None else first)
             self._chain.stop_where(~xp.isfinite(loss) | (loss <= floor))
-            self._chain.put_gradient_on_card(G, step)
+            self._chain.put_gradient(G, step)
 
     def _evaluate(self) -> None:
         """Move on to the next step: its loss, and the gradient for the step after it."""
-        G = self.note(self._chain.end_to_end())
+        G = self.note(to_host(self._chain.end_to_end()))
         if G is not None:
             self._chain.put_gradient(G, self.step)
 
@@ -207,13 +207,13 @@ class _Zigzag:
         velocity = rule.momentum > 0
         team = choose_team(packing, velocity, launcher.card)
         assert team is not None  # `_goes_zigzag` has asked
-        some = None if objective is None else minibatches(objective, [job])
-        extra = 0 if some is None else some.samples.nbytes
+        some = None if objective is None else samples_of(objective, [job])
+        extra = 0 if some is None else some.rows.nbytes
         _require(launcher, job, batch_bytes(packing, team, velocity, steps) + extra)
         self._batch = Batch(
             launcher.xp, packing, [motion(job, rule)], steps=steps, tolerance=tolerance,
             problems=[regression_problem(objective)] if objective is not None else [], team=team,
-            nesterov=rule.nesterov, minibatches=some, first_loss=past.first_loss,
+            nesterov=rule.nesterov, samples=some, first_loss=past.first_loss,
         )  # fmt: skip
         put_layers(launcher, job.draw(), functools.partial(self._batch.layer, 0))
         self.depth = packing.depth(0)
@@ -231,23 +231,14 @@ class _Zigzag:
     def take_step(self, step: int) -> None:
         self._batch.advance(self._launcher.zigzag, self._one, step + 1)
 
-    def end_to_end(self) -> np.ndarray:
+    def end_to_end(self) -> Any:
         return self._batch.end_to_end(0)
 
-    def put_gradient(self, G: np.ndarray, step: int) -> None:
+    def put_gradient(self, G: Any, step: int) -> None:
         self._batch.put_gradient(0, G)
 
-    def end_to_end_on_card(self) -> Any:
-        shape = self._batch.packing.q, self._batch.packing.d
-        return self._batch.ends[: shape[0] * shape[1]].reshape(shape).astype(np.float64)
-
-    def put_gradient_on_card(self, G: Any, step: int) -> None:
-        self._batch.gradients[:] = G.ravel().astype(self._launcher.dtype)
-
     def stop_where(self, stop: Any) -> None:
-        # A network past its goal is left alone.
-        steps = self._batch.steps
-        steps[:] = self._launcher.xp.where(stop, np.iinfo(np.int64).max, steps)
+        self._batch.stop_where(stop)
 
     def layer(self, index: int) -> np.ndarray:
         return to_host(self._batch.layer(0, index))
@@ -330,16 +321,10 @@ class _TwoPass:
     def take_step(self, step: int) -> None:
         self._queue(self._move)
 
-    def end_to_end(self) -> np.ndarray:
-        return self._turn(to_host(self._net.end_to_end()).astype(np.float64))
-
-    def put_gradient(self, G: np.ndarray, step: int) -> None:
-        self._net.put_gradient(self._turn(G), step)
-
-    def end_to_end_on_card(self) -> Any:
+    def end_to_end(self) -> Any:
         return self._turn(self._net.end_to_end()).astype(np.float64)
 
-    def put_gradient_on_card(self, G: Any, step: int) -> None:
+    def put_gradient(self, G: Any, step: int) -> None:
         self._net.put_gradient(self._turn(G), step)
 
     def stop_where(self, stop: Any) -> None:

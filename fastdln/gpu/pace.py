@@ -30,7 +30,6 @@ class Pace:
 
     def __init__(self, launcher: Any, batch: Batch, schedules: Sequence[Any] = (None,)):
         self._launcher, self._batch, self._schedules = launcher, batch, schedules
-        self._some = batch.minibatches
         self._grouped = batch.team.group > 1
         room = launcher.zigzag_room(batch.constants, batch.team.threads, batch.shared_bytes)
         self._room = max(room // batch.team.group, 1)
@@ -48,7 +47,7 @@ class Pace:
         batch, begun = self._batch, time.perf_counter()
         goals = np.full(len(active), batch.limit if goal is None else min(goal, batch.limit))
         before = np.maximum(batch.steps_taken()[active], 0)
-        if self._grouped or self._some:
+        if self._grouped or batch.size:
             # Deep networks take fewer steps, so that none waits for them.
             steps = np.maximum(self._visits // batch.depths[active], 1)
             goals = np.minimum(goals, before + np.minimum(steps, self._most_steps(len(active))))
@@ -65,13 +64,13 @@ class Pace:
 
     def _most_steps(self, networks: int) -> int:
         """Return how many steps of each network have room for their indices."""
-        if self._some is None:
+        if not self._batch.size:
             return self._batch.limit
-        return max(MOST_INDICES // (self._some.size * networks), 1)
+        return max(MOST_INDICES // (self._batch.size * networks), 1)
 
     def _batches(self, active: np.ndarray, before: np.ndarray, goals: np.ndarray) -> list[Any]:
         """Return the indices of the samples of all steps to come, for each active network."""
-        if self._some is None:
+        if not self._batch.size:
             return []
         return [
             np.array([self._schedules[i](t) for t in range(first, goal)], np.int32)

@@ -76,18 +76,18 @@ class Problem(NamedTuple):
     constant: float
 
 
-class Minibatches(NamedTuple):
+class Samples(NamedTuple):
     """What steps that take some of the samples need.
 
     Attributes
     ----------
-    samples : ndarray of float64, shape (n, d + q)
+    rows : ndarray of float64, shape (n, d + q)
         Inputs and outputs of every sample.
     size : int
         Samples of a step.
     """
 
-    samples: np.ndarray
+    rows: np.ndarray
     size: int
 
 
@@ -108,7 +108,7 @@ class Batch:
     problems : sequence of Problem
         One for each network, or a single one for all; empty where gradients come from outside.
     team : Team
-    minibatches : Minibatches, optional
+    samples : Samples, optional
         The same for all networks; all samples where it is left out.
     first_loss : float, optional
         To which the tolerance is relative; every network's own first loss where it is left out.
@@ -125,7 +125,7 @@ class Batch:
         problems: Sequence[Problem],
         team: Team,
         nesterov: bool = False,
-        minibatches: Minibatches | None = None,
+        samples: Samples | None = None,
         first_loss: float | None = None,
     ):
         count, dtype = len(packing.widths), packing.dtype
@@ -147,8 +147,7 @@ class Batch:
         self.gradients = xp.zeros(count * qd if self.external else 0, dtype)
         self.scale = _flat(xp, [p.scale for p in problems])
         self.target = _flat(xp, [p.target for p in problems])
-        self.minibatches = minibatches
-        rows = np.zeros((0, 1)) if minibatches is None else minibatches.samples
+        rows, self.size = (np.zeros((0, 1)), 0) if samples is None else samples
         self.samples = xp.asarray(np.ascontiguousarray(rows, np.float64))
         self.losses = xp.full(count * (0 if self.external else steps + 1), np.nan)
         self.steps = xp.full(count * team.group, -1, dtype=np.int64)
@@ -198,9 +197,8 @@ class Batch:
         xp, team = self.xp, self.team
         table = self._networks[active]
         table[:, GOAL] = np.minimum(goal, self.limit)
-        indices, size = np.zeros(0, np.int32), 0
-        if self.minibatches is not None:
-            size = self.minibatches.size
+        indices = np.zeros(0, np.int32)
+        if self.size:
             indices = np.concatenate([b.ravel() for b in batches] or [indices]).astype(np.int32)
             ends = np.cumsum([b.size for b in batches])
             table[:, BATCHES] = ends - [b.size for b in batches]
@@ -210,7 +208,7 @@ class Batch:
             xp.asarray(table), xp.asarray(self._numbers[active]), self.layers, self.weights,
             self.velocity, self.rates, self.pulls, self.slots, self.ends, self.gradients,
             self.scale, self.target, self.samples, xp.asarray(indices), self.losses, self.steps,
-            self.exchange, self.meetings, np.int64(len(self.samples)), np.int32(size),
+            self.exchange, self.meetings, np.int64(len(self.samples)), np.int32(self.size),
             np.int32(team.group), np.int32(team.parts), np.int32(meeting_size(team)),
             np.int32(self.packing.widest), np.int32(held_tiles(self.packing, team)),
             np.int32(team.own(self.packing.widest)), np.int32(self.nesterov),
@@ -244,13 +242,18 @@ class Batch:
         """Layers of every network."""
         return self._networks[:, 1]
 
-    def end_to_end(self, network: int) -> np.ndarray:
-        """Return M of a network as its last step left it, float64, shape (q, d)."""
+    def end_to_end(self, network: int) -> Any:
+        """Return M of a network as its last step left it, float64, shape (q, d), on the card."""
         q, d = self.packing.q, self.packing.d
         start = network * self.team.group * q * d
-        return to_host(self.ends[start : start + q * d]).reshape(q, d).astype(np.float64)
+        return self.ends[start : start + q * d].reshape(q, d).astype(np.float64)
 
-    def put_gradient(self, network: int, G: np.ndarray) -> None:
+    def stop_where(self, stop: Any) -> None:
+        """Let launches from now on leave all networks as they are where the boolean is true."""
+        # A network past its goal is left alone.
+        self.steps[:] = self.xp.where(stop, np.iinfo(np.int64).max, self.steps)
+
+    def put_gradient(self, network: int, G: Any) -> None:
         """Set ``∂ℓ/∂M`` of a network whose gradients come from outside."""
         size = G.size
         here = slice(network * size, (network + 1) * size)

@@ -14,19 +14,8 @@ enum {
 };
 
 struct Pointers {
-    const i64* networks;
-    const double* numbers;
-    const i64* layers;
-    real *weights, *velocity;
-    const real *rates, *pulls;
-    real *slots, *ends;
-    const real* gradients;
+    real *weights, *velocity, *slots, *ends;
     const double *scale, *target, *samples;
-    const int* batches;
-    double* losses;
-    i64* steps;
-    real* exchange;
-    u32* meetings;
 };
 
 // What a block knows of its network, and its parts of shared memory.
@@ -37,7 +26,7 @@ struct Block {
     real *exchange, *shares;  // finished products, and what is to be added up: two halves each
     u32 *done, *near;         // counters of blocks that are done with a visit, and with their share
     u32 visits;
-    int depth, member, group, widest, held, nesterov;
+    int depth, member, widest, held, nesterov;
     int parts, part, columns, column;  // shares of a sum's terms and of outputs, and this block's
     real decay, momentum;
     real *V, *partial, *X, *U, *G, *ring;

@@ -220,15 +220,12 @@ KERNEL void train_networks(const i64* networks, const double* numbers, const i64
     const i64* network = networks + (i64)index * NETWORK_FIELDS;
     const double* number = numbers + (i64)index * NUMBER_FIELDS;
     Block b;
-    b.at = Pointers{networks, numbers, layers, weights, velocity, rates, pulls, slots,
-                    ends, gradients, scale, target, samples, batches, losses, steps, exchange,
-                    meetings};
+    b.at = Pointers{weights, velocity, slots, ends, scale, target, samples};
     b.layers = layers + network[LAYERS] * LAYER_FIELDS;
     b.rates = rates + network[LAYERS];
     b.pulls = pulls + network[LAYERS];
     b.depth = (int)network[DEPTH];
     b.member = member;
-    b.group = group;
     b.parts = parts;
     b.columns = group / parts;
     b.part = member / b.columns;

@@ -12,7 +12,7 @@ from fastdln.kernels.cuda.batch import Team
 class Networks:
     """A hundred networks of depth 100 that blocks in groups work on, one at a time."""
 
-    team, constants, packing, minibatches = Team(132, 64), (), None, None
+    team, constants, packing, size = Team(132, 64), (), None, 0
     shared_bytes, velocity_kept, limit = 0, False, 20
     depths = np.full(100, 100, np.int64)
 

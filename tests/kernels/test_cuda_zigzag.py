@@ -53,7 +53,7 @@ def test_momentum_and_weight_decay(team, nesterov, dtype, rng):
 def sampled(networks, rng, n=11, size=9):
     """Return n samples, and three steps of indices for each network: over a chunk, repeated."""
     d, q = networks.packing.d, networks.packing.q
-    samples = kernels.Minibatches(rng.standard_normal((n, d + q)), size)
+    samples = kernels.Samples(rng.standard_normal((n, d + q)), size)
     steps = [rng.integers(0, n, (3, size)) for _ in networks.weights]
     return samples, steps
 
@@ -63,7 +63,7 @@ def sampled(networks, rng, n=11, size=9):
 def test_minibatches(shapes, team, dtype, rng):
     networks = Networks(shapes, dtype, rng, 0.02, 0.5)
     some, steps = sampled(networks, rng)
-    batch = networks.batch(np, team, steps=3, minibatches=some)
+    batch = networks.batch(np, team, steps=3, samples=some)
     active = np.arange(len(shapes))
     for goal in (0, 1, 3):
         taken = max(batch.steps_taken()[0], 0)
@@ -73,7 +73,7 @@ def test_minibatches(shapes, team, dtype, rng):
     for i, (weights, rate) in enumerate(zip(networks.weights, networks.rates, strict=True)):
 
         def gradient(M, step, i=i):
-            X, Y = np.split(some.samples[steps[i][step]].T, [d])
+            X, Y = np.split(some.rows[steps[i][step]].T, [d])
             return (M @ X - Y) @ X.T * (11 / 9)
 
         whole = naive.SquaredLoss(networks.X[i], networks.Y[i])
@@ -165,7 +165,7 @@ def test_no_two_threads_race(momentum, team, rng):
     batch.advance(launch, np.arange(2), 3)
     networks.check(batch, 3)
     some, steps = sampled(networks, rng)
-    sampling = networks.batch(np, team, steps=3, minibatches=some)
+    sampling = networks.batch(np, team, steps=3, samples=some)
     sampling.advance(launch, np.arange(2), 3, batches=steps)
     outside = networks.batch(np, team, steps=2, external=True)
     for goal in (0, 1, 2):

@@ -43,7 +43,7 @@ class Networks:
         self.X = [np.diag(rng.uniform(0.5, 1.0, d)) for _ in shapes]
         self.Y = [rng.standard_normal((q, d)) for _ in shapes]
 
-    def batch(self, xp, team, steps, tolerance=0.0, external=False, minibatches=None):
+    def batch(self, xp, team, steps, tolerance=0.0, external=False, samples=None):
         """Return the networks packed and ready."""
         rule, q = self.rule, self.packing.q
         motions = []
@@ -60,7 +60,7 @@ class Networks:
         batch = kernels.Batch(
             xp, self.packing, motions, steps=steps, tolerance=tolerance,
             problems=[] if external else problems, team=team, nesterov=rule.nesterov,
-            minibatches=minibatches,
+            samples=samples,
         )  # fmt: skip
         for i, layers in enumerate(self.weights):
             for j, w in enumerate(layers):
