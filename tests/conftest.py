@@ -60,6 +60,16 @@ def shim_card(monkeypatch):
 @pytest.fixture(params=["shim", "card"])
 def gpu(request):
     """The name of a card: of one there is, and of the shim."""
+    return _card(request)
+
+
+@pytest.fixture(params=["cpu", "shim", "card"])
+def device(request):
+    """The name of a device: the CPU, and as `gpu`."""
+    return "cpu" if request.param == "cpu" else _card(request)
+
+
+def _card(request):
     from fastdln.gpu.card import available
 
     if request.param == "shim":

@@ -59,14 +59,22 @@ def test_smoothness_bounds_the_gradient(objective, rng):
 
 @pytest.mark.parametrize("rule", [{}, {"momentum": 0.5, "weight_decay": 0.01}])
 @pytest.mark.parametrize("method", ["dense", "reduced"])
-def test_every_step_is_the_naive_loop(objective, method, rule):
+def test_every_step_is_the_naive_loop(objective, method, rule, device):
     network = fastdln.initialize(7, 4, width=16, depth=4, seed=1)
     rate = 0.1 * fastdln.theory.learning_rate(objective, 4)
     losses, weights = naive.train_objective(
         network.weights, objective, rate, STEPS, naive.Descent(**rule)
     )
     r = fastdln.train(
-        objective, width=16, depth=4, seed=1, steps=STEPS, learning_rate=rate, method=method, **rule
+        objective,
+        width=16,
+        depth=4,
+        seed=1,
+        steps=STEPS,
+        learning_rate=rate,
+        method=method,
+        device=device,
+        **rule,
     )
     assert r.method == method
     np.testing.assert_allclose(r.loss, losses, rtol=1e-11)
@@ -95,11 +103,13 @@ class Huber:
 
 
 @pytest.mark.parametrize("method", ["dense", "reduced"])
-def test_a_users_own_objective(method, rng):
+def test_a_users_own_objective(method, rng, device):
     problem = Huber(rng.standard_normal((3, 9)), rng.standard_normal((2, 9)))
     network = fastdln.initialize(3, 2, width=12, depth=3)
     losses, _ = naive.train_objective(network.weights, problem, 1e-2, STEPS)
-    r = fastdln.train(problem, width=12, depth=3, steps=STEPS, learning_rate=1e-2, method=method)
+    r = fastdln.train(
+        problem, width=12, depth=3, steps=STEPS, learning_rate=1e-2, method=method, device=device
+    )
     np.testing.assert_allclose(r.loss, losses, rtol=1e-12)
     with pytest.raises(ValueError, match="a Huber states no smoothness, so learning_rate must be"):
         fastdln.train(problem, width=12, depth=3, steps=1)

@@ -41,13 +41,13 @@ def stable(problem, depth):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("init", ["orthogonal", "identity", "zero_asymmetric"])
 @pytest.mark.parametrize("size", SIZES)
-def test_reduced_and_dense_are_one_trajectory(size, init, rule, rng):
+def test_reduced_and_dense_are_one_trajectory(size, init, rule, rng, device):
     *shape, width = SIZES[size]
     problem = make_problem(*shape, rng)
     arguments = {"width": width, "depth": 5, "init": init, "seed": 7, "steps": STEPS}
     arguments |= {"learning_rate": stable(problem, 5), **RULES[rule]}
-    dense = fastdln.train(problem, **arguments, method="dense")
-    reduced = fastdln.train(problem, **arguments, method="reduced")
+    dense = fastdln.train(problem, device=device, **arguments, method="dense")
+    reduced = fastdln.train(problem, device=device, **arguments, method="reduced")
     assert (dense.method, reduced.method) == ("dense", "reduced")
     np.testing.assert_allclose(reduced.loss, dense.loss, **SAME)
     for got, expected in zip(reduced.network.weights, dense.network.weights, strict=True):
@@ -55,27 +55,28 @@ def test_reduced_and_dense_are_one_trajectory(size, init, rule, rng):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_every_rule_is_the_naive_one(rule, dtype, rtol, rng):
+def test_every_rule_is_the_naive_one(rule, dtype, rtol, rng, device):
     problem = make_problem(7, 3, 9, rng)
     network = fastdln.initialize(7, 3, width=(11, 6, 13), init="gaussian", dtype=dtype)
     rate = stable(problem, 4)
     oracle = naive.Descent(**RULES[rule])
     losses, weights = naive.train(network.weights, problem.X, problem.Y, rate, STEPS, oracle)
-    r = fastdln.train(problem, network=network, steps=STEPS, learning_rate=rate, **RULES[rule])
+    common = {"network": network, "steps": STEPS, "learning_rate": rate}
+    r = fastdln.train(problem, device=device, **common, **RULES[rule])
     np.testing.assert_allclose(r.loss, losses, rtol=rtol)
     for got, expected in zip(r.network.weights, weights, strict=True):
         np.testing.assert_allclose(got, expected, atol=50 * rtol, rtol=0)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
-def test_adam_is_the_naive_one(weight_decay, dtype, rng):
+def test_adam_is_the_naive_one(weight_decay, dtype, rng, device):
     problem = make_problem(7, 3, 9, rng)
     network = fastdln.initialize(7, 3, width=(11, 6), init="orthogonal", dtype=dtype)
     losses, weights = naive.train(
         network.weights, problem.X, problem.Y, 0.01, STEPS, naive.Adam(weight_decay)
     )
     r = fastdln.train(
-        problem, network=network, steps=STEPS, learning_rate=0.01, optimizer="adam",
+        problem, device=device, network=network, steps=STEPS, learning_rate=0.01, optimizer="adam",
         weight_decay=weight_decay,
     )  # fmt: skip
     assert r.method == "dense"
@@ -94,7 +95,7 @@ def test_adam_on_reduced_says_why():
 
 
 @pytest.mark.parametrize("method", ["dense", "reduced"])
-def test_minibatches_are_the_seeded_schedule(method, rng):
+def test_minibatches_are_the_seeded_schedule(method, rng, device):
     problem = make_problem(6, 3, 20, rng)
     network = fastdln.initialize(6, 3, width=15, depth=4, seed=2)
     from fastdln.random import seed_key
@@ -110,7 +111,7 @@ def test_minibatches_are_the_seeded_schedule(method, rng):
     losses, _ = naive.train_objective(network.weights, problem, rate, STEPS, batch=batch)
     r = fastdln.train(
         problem, width=15, depth=4, seed=2, steps=STEPS, learning_rate=rate, batch_size=7,
-        method=method,
+        method=method, device=device,
     )  # fmt: skip
     np.testing.assert_allclose(r.loss, losses, rtol=1e-10)
 
@@ -194,15 +195,15 @@ def given_networks(rng):
 
 @pytest.mark.parametrize("rule", ["plain", "Nesterov and decay"])
 @pytest.mark.parametrize("name", list(given_networks(np.random.default_rng(0))))
-def test_invariant_subspaces_of_given_networks(name, rule, rng):
+def test_invariant_subspaces_of_given_networks(name, rule, rng, device):
     weights, dimensions = given_networks(rng)[name]
     problem = make_problem(6, 3, 9, rng)
     network = fastdln.Network([0.5 * w for w in weights])
     bases = closure.invariant_subspaces(network.weights, problem.reduced.basis, 1e-12, 0.95)
     assert [Q.shape[1] for Q in bases] == dimensions
     arguments = {"network": network, "steps": STEPS, "learning_rate": 1e-3, **RULES[rule]}
-    dense = fastdln.train(problem, **arguments, method="dense")
-    reduced = fastdln.train(problem, **arguments)
+    dense = fastdln.train(problem, device=device, **arguments, method="dense")
+    reduced = fastdln.train(problem, device=device, **arguments)
     assert reduced.method == "reduced"
     np.testing.assert_allclose(reduced.loss, dense.loss, **SAME)
     for got, expected in zip(reduced.network.weights, dense.network.weights, strict=True):

@@ -31,14 +31,6 @@ def same(resumed, whole, rtol):
         np.testing.assert_allclose(a, b, rtol=0, atol=rtol * (1 + np.abs(b).max()))
 
 
-@pytest.fixture(params=["cpu", "shim"])
-def device(request):
-    if request.param == "shim":
-        request.getfixturevalue("shim_card")
-        return "gpu"
-    return "cpu"
-
-
 @pytest.mark.parametrize("shape", [(6, 3), (3, 6)], ids=["", "mirrored"])
 @pytest.mark.parametrize("rule", RULES)
 def test_it_goes_on_where_it_ended(rule, shape, device, rng):

@@ -50,13 +50,15 @@ def case(request, rng):
 
 @pytest.mark.parametrize("method", ["dense", "auto"])
 @pytest.mark.parametrize("init", ["gaussian", "orthogonal", "identity"])
-def test_every_step_is_the_naive_loop(case, init, method, dtype, rtol):
+def test_every_step_is_the_naive_loop(case, init, method, dtype, rtol, device):
     problem, widths = case
     rate = stable_rate(problem, len(widths) + 1)
     arguments = {"width": widths, "init": init, "seed": 3, "dtype": dtype}
     network = fastdln.initialize(problem.d_x, problem.d_y, **arguments)
     losses, weights = naive.train(network.weights, problem.X, problem.Y, rate, STEPS)
-    r = fastdln.train(problem, **arguments, learning_rate=rate, steps=STEPS, method=method)
+    r = fastdln.train(
+        problem, **arguments, learning_rate=rate, steps=STEPS, method=method, device=device
+    )
     assert (r.status, r.steps_taken) == ("completed", STEPS)
     np.testing.assert_allclose(r.loss, losses, rtol=rtol)
     assert len(r.network.weights) == len(weights)
@@ -79,12 +81,14 @@ def test_a_given_network_is_left_as_it_is_and_trains_like_the_drawn_one(case):
         np.testing.assert_array_equal(got, expected)
 
 
-def test_read_only_and_strided_networks_are_accepted(rng):
+def test_read_only_and_strided_networks_are_accepted(rng, device):
     problem = make_problem(4, 3, 6, None, rng)
     weights = [rng.standard_normal((10, 8))[::2, ::2], rng.standard_normal((5, 3)).T]
     for w in weights:
         w.flags.writeable = False
-    r = fastdln.train(problem, network=fastdln.Network(weights), steps=3, learning_rate=1e-3)
+    r = fastdln.train(
+        problem, network=fastdln.Network(weights), steps=3, learning_rate=1e-3, device=device
+    )
     losses, _ = naive.train(weights, problem.X, problem.Y, 1e-3, 3)
     np.testing.assert_allclose(r.loss, losses, rtol=1e-12)
 
@@ -216,10 +220,10 @@ def test_one_thread_needs_no_choice():
     assert {team for team, _ in simulated(engine.Pace(1), {1: 1e-3}, 50)} == {1}
 
 
-def test_the_loss_holds_the_constant_of_the_data_reduction(rng):
+def test_the_loss_holds_the_constant_of_the_data_reduction(rng, device):
     problem = make_problem(3, 2, 40, None, rng)
     assert problem.reduced.constant > 1
-    r = fastdln.train(problem, width=6, depth=3, steps=10, learning_rate=1e-3)
+    r = fastdln.train(problem, width=6, depth=3, steps=10, learning_rate=1e-3, device=device)
     assert r.loss.dtype == np.float64
     trained = problem.loss(r.network.end_to_end())
     np.testing.assert_allclose(r.loss[-1], trained, rtol=1e-12)
@@ -253,19 +257,26 @@ def test_a_result_keeps_its_losses_and_weights_not_the_room_for_all_steps():
     assert kept < r.loss.nbytes + 10**6
 
 
-def test_zero_steps_evaluate_the_loss_once():
+def test_zero_steps_evaluate_the_loss_once(device):
     problem = fastdln.paper_regression()
-    r = fastdln.train(problem, width=20, depth=3, steps=0)
+    r = fastdln.train(problem, width=20, depth=3, steps=0, device=device)
     assert (r.loss.shape, r.steps_taken, r.status) == ((1,), 0, "completed")
     network = fastdln.initialize(1024, 10, width=20, depth=3)
     np.testing.assert_allclose(r.loss[0], problem.loss(network.end_to_end()), rtol=1e-12)
 
 
 @pytest.mark.parametrize("init", ["gaussian", "orthogonal"])
-def test_a_diverged_run_is_a_result(init, dtype):
+def test_a_diverged_run_is_a_result(init, dtype, device):
     problem = fastdln.paper_regression()
     r = fastdln.train(
-        problem, width=30, depth=4, init=init, steps=500, learning_rate=100.0, dtype=dtype
+        problem,
+        device=device,
+        width=30,
+        depth=4,
+        init=init,
+        steps=500,
+        learning_rate=100.0,
+        dtype=dtype,
     )
     assert r.status == "diverged"
     assert r.loss.shape == (r.steps_taken + 1,)
