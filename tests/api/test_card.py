@@ -13,6 +13,7 @@ from fastdln.gpu import batch as gpu_batch
 from fastdln.gpu import pace
 from fastdln.gpu.teams import class_of
 from fastdln.setting import Setting
+from fastdln.workers import Threads
 
 RTOL = {"float32": 3e-4, "float64": 1e-10}
 RULES = [
@@ -223,13 +224,20 @@ def test_sweep(gpu, rng, tmp_path):
     assert (store.read(tmp_path / gpu).status != "pending").all()
 
 
-def test_cells_that_go_alone_are_heard_of(gpu, rng):
+def test_cells_that_go_alone_are_heard_of(gpu, rng, monkeypatch):
+    heard, report = [], Threads._report
+
+    def noted(self, cell, step):
+        heard.append((cell.depth, step))
+        return report(self, cell, step)
+
+    monkeypatch.setattr(Threads, "_report", noted)
     common = {"steps": 5, "progress": False, "optimizer": "adam", "learning_rate": 1e-3}
     given = problem(rng)
-    ours, theirs = (
-        fastdln.sweep(given, [5], [2, 4], ("gaussian",), device=device, **common)
-        for device in (gpu, "cpu")
-    )
+    ours = fastdln.sweep(given, [5], [2, 4], ("gaussian",), device=gpu, **common)
+    assert {depth for depth, _ in heard} == {2, 4}
+    assert heard[-1][1] == 5
+    theirs = fastdln.sweep(given, [5], [2, 4], ("gaussian",), **common)
     np.testing.assert_allclose(ours.loss, theirs.loss, rtol=1e-9)
 
 
