@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from fastdln.kernels.cuda.batch import (
     MOST_CARRIED,
     Team,
-    carried_pitch,
     fits,
+    handed,
     held_tiles,
     shared_bytes,
 )
@@ -41,9 +41,9 @@ ALONE = 1.3
 # them, to form its factors (many on the way to the narrow end, few on the way back), and of all
 # else in a visit.
 ADD, ADD_FIRST, FACTORS, FIXED = 8, 40, 60, 250
-# Cycles of the barriers of one block in a visit, of a meeting of blocks, and until something
-# comes from the second-level cache.
-SYNCS, MEETING, TRIP = 500, 1500, 400
+# Cycles of the barriers of one block in a visit, and until a block has what another leaves for it:
+# a write to the second-level cache, and a read from there by a block that looks again and again.
+SYNCS, TRIP = 300, 1100
 # Bytes a cycle: into one multiprocessor, and out of the second-level cache.
 INTO_ONE, FROM_CACHE = 64, 3500
 
@@ -171,9 +171,9 @@ def _company(packing: Packing, team: Team, blocks: int) -> float:
     """Return the cycles in which blocks hand over what they have and read what they go on with."""
     if team.group == 1:
         return 0.0
-    size = tile(packing.dtype) * carried_pitch(packing) * packing.dtype.itemsize
+    size = tile(packing.dtype) * handed(packing) * packing.dtype.itemsize
     tiles = held_tiles(packing, team)
     if team.parts > 1:  # and first its share of what is to be added up
         tiles += team.own(packing.widest)
     rounds = 2 if team.parts > 1 else 1
-    return rounds * (MEETING + TRIP) + size * tiles * max(1 / INTO_ONE, blocks / FROM_CACHE)
+    return rounds * TRIP + size * tiles * max(1 / INTO_ONE, blocks / FROM_CACHE)

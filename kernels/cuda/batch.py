@@ -277,7 +277,13 @@ def exchange_size(packing: Packing, team: Team) -> int:
     if team.group == 1:
         return 0
     rooms = 2 + (2 * team.parts if team.parts > 1 else 0)
-    return rooms * packing.widest * tile(packing.dtype) * carried_pitch(packing)
+    return rooms * packing.widest * tile(packing.dtype) * handed(packing)
+
+
+def handed(packing: Packing) -> int:
+    """Return the numbers that blocks hand each other for one output."""
+    unit = tile(packing.dtype)
+    return unit * (vectors(packing.q, packing.dtype) + vectors(packing.d, packing.dtype))
 
 
 def held_tiles(packing: Packing, team: Team) -> int:
@@ -303,9 +309,8 @@ def shared_bytes(packing: Packing, team: Team, velocity: bool) -> int:
 
 
 def meeting_size(team: Team) -> int:
-    """Return the counters at which the blocks of one network's group meet."""
-    counters = team.columns * (2 if team.parts > 1 else 1)
-    return -(-counters // LINE) * LINE if team.group > 1 else 0
+    """Return the numbers of a network's counter at which the blocks of its group meet."""
+    return LINE if team.group > 1 else 0
 
 
 def batch_bytes(packing: Packing, team: Team, velocity: bool, steps: int) -> int:

@@ -24,7 +24,7 @@ struct Block {
     const i64* layers;
     const real *rates, *pulls;
     real *exchange, *shares;  // finished products, and what is to be added up: two halves each
-    u32 *done, *near;         // counters of blocks that are done with a visit, and with their share
+    u32 *meeting, met;        // a counter of the group's blocks, and where it stands once all came
     u32 visits;
     int depth, member, widest, held, nesterov;
     int parts, part, columns, column;  // shares of a sum's terms and of outputs, and this block's

@@ -57,6 +57,22 @@ DEVICE void store16(void* to, const void* from) {
                  : "memory");
 }
 
+// Sixteen bytes between blocks that look for them without having met: each half is written and read
+// as one, and in order with other accesses to the same place only.
+DEVICE void post16(void* to, const u64 (&halves)[2]) {
+    asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(to), "l"(halves[0]),
+                 "l"(halves[1])
+                 : "memory");
+}
+DEVICE void peek16(u64 (&halves)[2], const void* from) {
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                 : "=l"(halves[0]), "=l"(halves[1])
+                 : "l"(from)
+                 : "memory");
+}
+// Before each look at what may not be there yet; the shim lets others go on.
+DEVICE void rest() {}
+
 // Blocks of a group meet at counters: all that any thread of a block wrote before it arrived is
 // visible to all threads of a block that, after one of its threads saw it counted, met at a barrier.
 // The barriers of the block carry the release to what its other threads wrote, and the acquire to

@@ -9,7 +9,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 # What each file of kernels is built on, beside primitives and vectors.
 NEEDED = {
-    "zigzag": ("network", "stream", "visit", "sums"),
+    "zigzag": ("network", "stream", "visit", "post", "sums"),
     "two_pass": (),
     "random": ("normals",),
     "haar": ("normals",),

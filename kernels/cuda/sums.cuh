@@ -33,7 +33,8 @@ DEVICE void leave_partial_sums(const Block& b, const Part& part, const Sums<DOWN
 
 // Add up the threads' shares of one vector of an output.
 template <int P>
-DEVICE void gather_one(const Part& part, const real* partial, int item, real* target, real* slots) {
+DEVICE void gather_one(const Part& part, const real* partial, int item, real* target, real* slots,
+                       u64 mark) {
     int k = item % vectors(P), position = item / vectors(P);
     const real* from = partial + position * pitch(P) + k * TILE;
     Vector sum = part.inner ? load(from) : zeros();
@@ -42,7 +43,7 @@ DEVICE void gather_one(const Part& part, const real* partial, int item, real* ta
         UNROLL for (int j = 0; j < TILE; j++) sum.x[j] += next.x[j];
     }
     const int all = among(part, position, part.all) + (GROUPED ? part.first : 0);
-    if (GROUPED) store16(target + all * pitch(P) + k * TILE, &sum);
+    if (GROUPED) post(target + all * HANDED<P> + k * TILE, sum, mark);
     if (!GROUPED) store(target + all * pitch(P) + k * TILE, sum);
     if (slots) store16(slots + all * SLOT + k * TILE, &sum);
 }
@@ -55,36 +56,35 @@ DEVICE void gather(const Block& b, const Part& part, real* slots) {
     const bool finished = !GROUPED || b.parts == 1;
     const i64 half = b.visits & 1;
     real* target = !GROUPED ? b.V
-                   : finished ? b.exchange + half * room(b.widest)
-                              : b.shares + (half * b.parts + b.part) * room(b.widest);
-    real* after = target + after_in(GROUPED ? b.widest : b.held);
+                   : finished ? b.exchange + half * handed(b.widest)
+                              : b.shares + (half * b.parts + b.part) * handed(b.widest);
+    real* after = target + (GROUPED ? after_handed(b.widest) : after_in(b.held));
     const int first = part.own * TILE * vectors(NARROW);
     const int items = first + part.own * TILE * vectors(P);
     for (int item = thread(); item < items; item += threads()) {
         if (item < first) {
-            gather_one<NARROW>(part, b.partial, item, target, nullptr);
+            gather_one<NARROW>(part, b.partial, item, target, nullptr, mark(b));
         } else {
             gather_one<P>(part, b.partial + part.splits * apart<NARROW>(part), item - first, after,
-                          finished ? slots : nullptr);
+                          finished ? slots : nullptr, mark(b));
         }
     }
 }
 
-// Add up the blocks' shares of one vector of an output. All are asked for before any is used: each
-// takes as long to come as the whole visit of a small layer.
+// Add up the blocks' shares of one vector of an output. All are looked for at once: each takes as
+// long to come as the whole visit of a small layer.
 template <int P>
 DEVICE void finish_one(const Block& b, const real* shares, i64 at, real* target, real* slot) {
     Vector sum = zeros(), next[AT_ONCE];
     for (int first = 0; first < b.parts; first += AT_ONCE) {
-        UNROLL for (int i = 0; i < AT_ONCE; i++) {
-            next[i] = zeros();
-            if (first + i < b.parts) load16(&next[i], shares + (first + i) * room(b.widest) + at);
-        }
+        const real* from = shares + first * handed(b.widest) + at;
+        find(next, [&](int i) { return first + i < b.parts ? from + i * handed(b.widest) : nullptr; },
+             mark(b));
         UNROLL for (int i = 0; i < AT_ONCE; i++) {
             UNROLL for (int j = 0; j < TILE; j++) sum.x[j] += next[i].x[j];
         }
     }
-    store16(target + at, &sum);
+    post(target + at, sum, mark(b));
     if (slot) store16(slot, &sum);
 }
 
@@ -92,9 +92,9 @@ DEVICE void finish_one(const Block& b, const real* shares, i64 at, real* target,
 template <bool DOWN>
 DEVICE void finish(const Block& b, const Part& part, real* slots) {
     constexpr int P = AFTER<DOWN>;
-    const i64 half = b.visits & 1, after = after_in(b.widest);
-    const real* shares = b.shares + half * b.parts * room(b.widest);
-    real* target = b.exchange + half * room(b.widest);
+    const i64 half = b.visits & 1, after = after_handed(b.widest);
+    const real* shares = b.shares + half * b.parts * handed(b.widest);
+    real* target = b.exchange + half * handed(b.widest);
     Part mine = part;  // of this block's outputs, those that it adds up
     share(part.own, b.part, b.parts, mine.first, mine.own);
     mine.first += part.first;
@@ -104,70 +104,84 @@ DEVICE void finish(const Block& b, const Part& part, real* slots) {
     for (int item = thread(); item < items; item += threads()) {
         if (item < first) {
             int k = item % vectors(NARROW), position = item / vectors(NARROW);
-            i64 at = (among(mine, position, part.all) + mine.first) * pitch(NARROW) + k * TILE;
+            i64 at = (among(mine, position, part.all) + mine.first) * HANDED<NARROW> + k * TILE;
             finish_one<NARROW>(b, shares, at, target, nullptr);
         } else {
             int k = (item - first) % vectors(P), position = (item - first) / vectors(P);
             int all = among(mine, position, part.all) + mine.first;
-            finish_one<P>(b, shares, after + all * pitch(P) + k * TILE, target,
+            finish_one<P>(b, shares, after + all * HANDED<P> + k * TILE, target,
                           slots + all * SLOT + k * TILE);
         }
     }
 }
 
-// Fetch a share of some products that all blocks left, several vectors at a time. Through registers:
+// Fetch a share of some products that all blocks leave, several vectors at a time. Through registers:
 // waiting for asynchronous copies would wait for the weights that are under way, too.
 template <int P>
-DEVICE void collect_set(real* to, const real* from, int all, int first, int own) {
-    const int run = own * (pitch(P) / TILE), count = TILE * run;
+DEVICE void collect_set(real* to, const real* from, int all, int first, int own, u64 mark) {
+    const int run = own * vectors(P), count = TILE * run;
     const real inverse = (real)1 / (real)(run ? run : 1);
     for (int begin = thread(); begin < count; begin += FETCHED * threads()) {
         Vector v[FETCHED];
-        UNROLL for (int i = 0; i < FETCHED; i++) {
+        find(v, [&](int i) -> const real* {
             const int item = begin + i * threads();
             const int o = (int)(((real)item + (real)0.5) * inverse);
-            const real* at = from + ((i64)o * all + first) * pitch(P) + (item - o * run) * TILE;
-            if (item < count) load16(&v[i], at);
-        }
+            const real* at = from + ((i64)o * all + first) * HANDED<P> + (item - o * run) * TILE;
+            return item < count ? at : nullptr;
+        }, mark);
         UNROLL for (int i = 0; i < FETCHED; i++) {
             const int item = begin + i * threads();
-            if (item < count) store(to + (i64)item * TILE, v[i]);
+            const int k = item % vectors(P), position = item / vectors(P);
+            if (item < count) store(to + position * pitch(P) + k * TILE, v[i]);
         }
     }
 }
 
-// This block's share of what all blocks left, for the next visit; at the chain's end all of it.
+// This block's share of what all blocks leave, for the next visit; at the chain's end all of it.
 template <bool DOWN>
 DEVICE void collect(const Block& b, const Part& part, bool whole) {
     int first, own;
     share(part.all, whole ? 0 : b.part, whole ? 1 : b.parts, first, own);
-    const real* from = b.exchange + (i64)(b.visits & 1) * room(b.widest);
-    collect_set<NARROW>(b.V, from, part.all, first, own);
-    collect_set<AFTER<DOWN>>(b.V + after_in(b.held), from + after_in(b.widest), part.all, first,
-                             own);
+    const real* from = b.exchange + (i64)(b.visits & 1) * handed(b.widest);
+    collect_set<NARROW>(b.V, from, part.all, first, own, mark(b));
+    collect_set<AFTER<DOWN>>(b.V + after_in(b.held), from + after_handed(b.widest), part.all,
+                             first, own, mark(b));
 }
 
-// Say that this block's sums of a visit are there: to all, or to those with the same outputs.
-DEVICE void hand_over(const Block& b) {
-    arrive((b.parts > 1 ? b.near : b.done) + b.column);
-}
-
-// Wait for what the next visit needs. Of other outputs' blocks only those whose products this
-// block reads are waited for, and never fewer than the columns' even share: so all wait for all
-// across two visits, which is why two halves are enough to exchange in.
-template <bool DOWN>
-DEVICE void take_over(Block& b, const Part& part, real* slots, bool whole) {
-    const u32 goal = (b.visits + 1) * b.parts;
-    if (b.parts > 1) {
-        if (thread() == 0) wait_until(b.near + b.column, goal);
-        sync_block();
-        finish<DOWN>(b, part, slots);
-        arrive(b.done + b.column);
-    }
-    const int first = whole ? 0 : b.part * b.columns / b.parts;
-    const int end = whole ? b.columns : ((b.part + 1) * b.columns + b.parts - 1) / b.parts;
-    for (int i = first + thread(); i < end; i += threads()) wait_until(b.done + i, goal);
+// All blocks of the group have come here; each sees what all wrote before.
+DEVICE void meet(Block& b) {
+    b.met += b.parts * b.columns;
+    arrive(b.meeting);
+    if (thread() == 0) wait_until(b.meeting, b.met);
     sync_block();
-    collect<DOWN>(b, part, whole);
+}
+
+// Begin anew: all places in which blocks hand over are zero again.
+DEVICE void settle(Block& b) {
+    meet(b);
+    const i64 halves = (b.parts > 1 ? 2 + 2 * b.parts : 2) * handed(b.widest) / TILE;
+    const Vector nothing = zeros();
+    for (i64 i = b.member * threads() + thread(); i < halves; i += b.parts * b.columns * threads()) {
+        store16(b.exchange + i * TILE, &nothing);
+    }
+    b.visits = 0;
+    meet(b);
+}
+
+// Take what the next visit needs from where blocks leave it.
+//
+// A block's numbers of a visit take the place of those of two visits ago, which nobody still waits
+// for: they depend on the last visit's of every block. But where a layer is too narrow to give
+// every column outputs or every part terms, there are blocks of which nobody hears, or which hear
+// of nobody; so all begin anew. So they do where the next layer has more outputs, in places that
+// two visits ago were not used; and after a sweep, for other blocks have the weights on the way
+// back.
+template <bool DOWN>
+DEVICE void take_over(Block& b, const Part& part, const Part& next, real* slots, bool last) {
+    if (b.parts > 1) finish<DOWN>(b, part, slots);
+    sync_block();  // the products lie where the partial sums were
+    collect<DOWN>(b, part, last);
     b.visits++;
+    const bool narrow = part.all < b.columns || part.all < b.parts;
+    if (last || narrow || part.all < next.all) settle(b);
 }

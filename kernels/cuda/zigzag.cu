@@ -15,9 +15,9 @@
 // A group of `parts` times `columns` blocks shares a layer in both directions: a block has one
 // part of the outputs and one of the sum's terms. With one part, blocks hand each other whole
 // products, and each reads all of them for the next visit. With more, the blocks of the same
-// outputs first add up their shares, and each then reads only its part of what comes out: a
-// meeting more, but wide products neither cross the second-level cache for every block nor need
-// fit its shared memory.
+// outputs first add up their shares, and each then reads only its part of what comes out: a wait
+// more, but wide products neither cross the second-level cache for every block nor need fit its
+// shared memory.
 //
 // Compiled for: REAL, Q rows and D columns of M, STAGES, AT_ONCE (shares of a sum asked for at
 // once), VELOCITY (0, 1: momentum), GROUPED (0: one block a network).
@@ -100,9 +100,8 @@ DEVICE void sweep(Block& b, bool moving) {
         if (part.count) leave_partial_sums<DOWN>(b, part, s);
         sync_block();
         gather<DOWN>(b, part, slots);
-        if (GROUPED) hand_over(b);
         if (more) form_factors<DOWN>(b, layer + way, next);
-        if (GROUPED) take_over<DOWN>(b, part, slots, layer + way == end);
+        if (GROUPED) take_over<DOWN>(b, part, next, slots, layer + way == end);
         part = next;
         sync_block();
     }
@@ -208,14 +207,15 @@ DEVICE void carve(Block& b, int own) {
 // each step from FIRST_BATCH on; a `size` of 0 means all samples.
 //
 // Row i of `networks` is done by blocks i·group and on; `ends` has Q·D numbers for each block.
+// `exchange` and `meetings` are zero; of these, counters of two networks are `apart`.
 // In shared memory a block has room for `held` tiles of products and `own` tiles of outputs.
 KERNEL void train_networks(const i64* networks, const double* numbers, const i64* layers,
                            real* weights, real* velocity, const real* rates, const real* pulls,
                            real* slots, real* ends, const real* gradients, const double* scale,
                            const double* target, const double* samples, const int* batches,
                            double* losses, i64* steps, real* exchange, u32* meetings, i64 count,
-                           int size, int group, int parts, int counters, int widest, int held,
-                           int own, int nesterov, int external, i64 budget) {
+                           int size, int group, int parts, int apart, int widest, int held, int own,
+                           int nesterov, int external, i64 budget) {
     const int index = block() / group, member = block() % group;
     const i64* network = networks + (i64)index * NETWORK_FIELDS;
     const double* number = numbers + (i64)index * NUMBER_FIELDS;
@@ -235,10 +235,10 @@ KERNEL void train_networks(const i64* networks, const double* numbers, const i64
     b.nesterov = nesterov;
     b.decay = (real)number[DECAY];
     b.momentum = (real)number[MOMENTUM];
-    b.exchange = exchange + index * (parts > 1 ? 2 + 2 * parts : 2) * room(widest);
-    b.shares = b.exchange + 2 * room(widest);
-    b.done = meetings + (i64)index * counters;
-    b.near = b.done + b.columns;
+    b.exchange = exchange + index * (parts > 1 ? 2 + 2 * parts : 2) * handed(widest);
+    b.shares = b.exchange + 2 * handed(widest);
+    b.meeting = meetings + (i64)index * apart;
+    b.met = 0;
     b.visits = 0;
     carve(b, own);
     const i64 state = network[STATE] * group + member, goal = network[GOAL];

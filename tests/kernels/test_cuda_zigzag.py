@@ -8,10 +8,11 @@ from cuda_cases import RTOL, Networks, shim_launch
 from fastdln.kernels.cuda import batch as kernels
 
 # Depth 1 and 2, width 1, primes, just over a vector and a tile, q > d and d > q, as many
-# outputs as a block's threads can have, and networks of different shape side by side.
+# outputs as a block's threads can have, networks of different shape side by side, and so many like
+# layers that blocks use the places where they hand over again and again.
 SHAPES = [
     [(5, 3)], [(5, 7, 3)], [(5, 4, 4, 4, 3)], [(5, 17, 9, 3), (5, 6, 3)],
-    [(2, 23, 1, 13, 9), (2, 9), (2, 8, 8, 8, 8, 8, 9)],
+    [(2, 23, 1, 13, 9), (2, 9), (2, 8, 8, 8, 8, 8, 9)], [(5, *[22] * 12, 3)],
 ]  # fmt: skip
 # Blocks that cut outputs, terms of the sums, or both; more parts than there are tiles.
 TEAMS = [
@@ -132,6 +133,22 @@ def test_gradients_from_outside(team, rng):
         np.testing.assert_allclose(batch.layer(0, i), w, rtol=1e-11, atol=1e-13)
 
 
+def test_what_blocks_hand_over_is_rounded_without_bias(rng):
+    """The bit that marks a number is rounded as often up as down: M neither grows nor shrinks.
+
+    Cut off, it makes M of 300 layers smaller by 2e-5; roundings of either sign leave 1e-8 (both
+    measured, with this seed).
+    """
+    n, depth = 12, 300
+    networks = Networks([(n,) * (depth + 1)], "float32", rng)
+    frames = np.linalg.qr(rng.standard_normal((depth, n, n)))[0]
+    networks.weights = [[w.astype("float32") for w in frames]]
+    batch = networks.batch(np, kernels.Team(3, 4, 3), steps=1)
+    batch.advance(shim_launch("float32"), np.array([0]), 0)
+    exact = np.linalg.norm(naive.end_to_end(networks.weights[0]))
+    assert abs(np.linalg.norm(batch.end_to_end(0)) / exact - 1) < 1e-6
+
+
 def test_repeated_runs_have_the_same_bits(rng):
     networks = Networks([(5, 17, 9, 3), (5, 6, 3)], "float32", rng)
     runs = []
@@ -159,17 +176,18 @@ def test_repeated_runs_have_the_same_bits(rng):
 def test_no_two_threads_race(momentum, team, rng):
     """ThreadSanitizer sees every barrier between blocks and between threads that is missing."""
     # More entries of M than parts of the loss: threads read what others wrote.
-    networks = Networks([(9, 7, 11, 3, 7, 5), (9, 5)], "float32", rng, 0.0, momentum)
+    shapes = [(9, 7, 11, 3, 7, 5), (9, 5), (9, *[10] * 7, 5)]
+    networks = Networks(shapes, "float32", rng, 0.0, momentum)
     launch = shim_launch("float32", sanitize="thread")
     batch = networks.batch(np, team, steps=3)
-    batch.advance(launch, np.arange(2), 3)
+    batch.advance(launch, np.arange(3), 3)
     networks.check(batch, 3)
     some, steps = sampled(networks, rng)
     sampling = networks.batch(np, team, steps=3, samples=some)
-    sampling.advance(launch, np.arange(2), 3, batches=steps)
+    sampling.advance(launch, np.arange(3), 3, batches=steps)
     outside = networks.batch(np, team, steps=2, external=True)
     for goal in (0, 1, 2):
-        outside.advance(launch, np.arange(2), goal)
+        outside.advance(launch, np.arange(3), goal)
 
 
 def test_padding_stays_zero(rng):

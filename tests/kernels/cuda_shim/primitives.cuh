@@ -92,6 +92,19 @@ DEVICE void load16(void* to, const void* from) {
     for (int i = 0; i < 2; i++) ((word*)to)[i] = ((const word*)from)[i];
 }
 DEVICE void store16(void* to, const void* from) { load16(to, from); }
+// Stronger than on a card, where nothing else is ordered by it: ThreadSanitizer does not know that
+// what a number was formed from has been read when the number is there.
+DEVICE void post16(void* to, const u64 (&halves)[2]) {
+    for (int i = 0; i < 2; i++) {
+        std::atomic_ref<u64>(((u64*)to)[i]).store(halves[i], std::memory_order_release);
+    }
+}
+DEVICE void peek16(u64 (&halves)[2], const void* from) {
+    for (int i = 0; i < 2; i++) {
+        halves[i] = std::atomic_ref<u64>(((u64*)from)[i]).load(std::memory_order_acquire);
+    }
+}
+DEVICE void rest() { std::this_thread::yield(); }
 DEVICE void arrive(u32* counter) {
     sync_block();
     if (thread() == 0) std::atomic_ref<u32>(*counter).fetch_add(1, std::memory_order_acq_rel);
