@@ -340,8 +340,9 @@ def compare_teams(launcher, name):
         compared.append(
             {"work": name, "team": list(team), "expected cycles": cycles, "step of all": ms}
         )
-        print(f"{name:22} {team.group:4} blocks of {team.threads:3} threads, {team.parts:2} parts:"
-              f" {ms:9.3f} ms, {cycles * depth:.3g} cycles expected", flush=True)  # fmt: skip
+        blocks = f"{team.group:4} blocks of {team.crews} × {team.threads:3} threads"
+        print(f"{name:22} {blocks}, {team.parts:2} parts: {ms:9.3f} ms,"
+              f" {cycles * depth:.3g} cycles expected", flush=True)  # fmt: skip
         release(launcher)
     return compared
 

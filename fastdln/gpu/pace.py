@@ -31,7 +31,7 @@ class Pace:
     def __init__(self, launcher: Any, batch: Batch, schedules: Sequence[Any] = (None,)):
         self._launcher, self._batch, self._schedules = launcher, batch, schedules
         self._grouped = batch.team.group > 1
-        room = launcher.zigzag_room(batch.constants, batch.team.threads, batch.shared_bytes)
+        room = launcher.zigzag_room(batch.constants, batch.team.block, batch.shared_bytes)
         self._room = max(room // batch.team.group, 1)
         expected = networks_at_once(batch.packing, batch.team, batch.velocity_kept, launcher.card)
         if self._room < expected:

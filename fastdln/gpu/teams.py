@@ -21,6 +21,8 @@ from fastdln.kernels.cuda.packing import Packing, tile, vectors
 
 MOST_THREADS = 256
 MOST_PARTS = 12
+# Networks up to this width have a block each: their layers take less than a wait for another block.
+ALONE_TO = 32
 WARP = 32
 SCHEDULERS = 4
 # Networks to a multiprocessor by which the team of many is chosen.
@@ -90,23 +92,25 @@ def teams(packing: Packing, velocity: bool, card: Any) -> Iterator[Team]:
     Of groups of which equally many fit on the card at once, one or two blocks to a multiprocessor,
     only the largest.
     """
-    most = card.multiprocessors
+    most, unit = card.multiprocessors, tile(packing.dtype)
     for group in sorted({2 * most // n for n in range(2, 2 * most + 1)}):
-        if group > packing.widest:
+        if group > packing.widest or (group > 1 and packing.widest * unit <= ALONE_TO):
             return
         for parts in (n for n in range(1, MOST_PARTS + 1) if group % n == 0):
-            for threads in _threads(packing, group, parts):
-                team = Team(group, threads, parts)
+            for threads, crews in _threads(packing, group, parts):
+                team = Team(group, threads, parts, crews)
                 shared = shared_bytes(packing, team, velocity)
                 if fits(packing, team) and shared <= card.shared_bytes:
                     yield team
 
 
-def _threads(packing: Packing, group: int, parts: int) -> list[int]:
-    """Return the likely sizes of a block: whole warps, and those that leave no thread idle."""
+def _threads(packing: Packing, group: int, parts: int) -> list[tuple[int, int]]:
+    """Return the likely sizes of a crew, and crews: whole warps, or all threads with work."""
     own, inner = Team(group, 0, parts).own(packing.widest), -(-packing.widest // parts)
     shared = range(own, min(own * inner, MOST_THREADS) + 1, own)
-    return sorted({*range(WARP, MOST_THREADS + 1, WARP), *shared})
+    whole = range(WARP, MOST_THREADS + 1, WARP)
+    two = [(threads, 2) for threads in whole if group > 1 and 2 * threads <= MOST_THREADS]
+    return [*((threads, 1) for threads in sorted({*whole, *shared})), *two]
 
 
 def step_cycles(packing: Packing, team: Team, velocity: bool, card: Any) -> float:
@@ -120,7 +124,7 @@ def networks_at_once(packing: Packing, team: Team, velocity: bool, card: Any) ->
     """Return how many networks the card should work on at the same time."""
     each = shared_bytes(packing, team, velocity) + RESERVED
     shared = card.shared_bytes_of_multiprocessor // each
-    warps = -(-team.threads // WARP)
+    warps = -(-team.block // WARP)
     resident = max(1, min(shared, REGISTERS // (TAKEN * WARP * warps)))
     return card.multiprocessors * resident // team.group
 
@@ -134,8 +138,11 @@ def _visit(packing: Packing, team: Team, together: int, card: Any) -> float:
     blocks = together * team.group
     neighbours = -(-blocks // card.multiprocessors)
     weights = together * (packing.widest * tile(packing.dtype)) ** 2 * packing.dtype.itemsize
-    one = _issued(packing, team, 1)
-    waiting = ALONE * one.work + one.rest + SYNCS + _company(packing, team, blocks)
+    one, narrow = _issued(packing, team, 1), min(packing.q, packing.d)
+    # Of two crews, the one that also moves the weights is the slower.
+    share = 1.0 if team.crews == 1 else 2 * narrow / (2 * narrow + (packing.q + packing.d) / 2)
+    rounds, company = _company(packing, team, blocks)
+    waiting = share * (ALONE * one.work + one.rest + company) + SYNCS + rounds * TRIP
     everything = sum(_issued(packing, team, neighbours))
     return max(waiting, everything, 2 * weights / card.memory_bytes_a_cycle)
 
@@ -167,13 +174,13 @@ def _issued(packing: Packing, team: Team, neighbours: int) -> _Issued:
     )
 
 
-def _company(packing: Packing, team: Team, blocks: int) -> float:
-    """Return the cycles in which blocks hand over what they have and read what they go on with."""
+def _company(packing: Packing, team: Team, blocks: int) -> tuple[int, float]:
+    """Return how often a block waits for others, and the cycles of reading what they leave."""
     if team.group == 1:
-        return 0.0
+        return 0, 0.0
     size = tile(packing.dtype) * handed(packing) * packing.dtype.itemsize
     tiles = held_tiles(packing, team)
     if team.parts > 1:  # and first its share of what is to be added up
         tiles += team.own(packing.widest)
     rounds = 2 if team.parts > 1 else 1
-    return rounds * TRIP + size * tiles * max(1 / INTO_ONE, blocks / FROM_CACHE)
+    return rounds, size * tiles * max(1 / INTO_ONE, blocks / FROM_CACHE)

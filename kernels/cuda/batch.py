@@ -31,19 +31,28 @@ class Team(NamedTuple):
     group : int
         Blocks that share it.
     threads : int
-        Of each block.
+        Of each crew of a block.
     parts : int
         Into how many parts a group cuts the terms of every sum; divides `group`.
+    crews : int
+        1, or 2 in a group: one crew for what is carried of time t, one for what is of t+1. On a
+        card two crews have whole warps.
     """
 
     group: int
     threads: int
     parts: int = 1
+    crews: int = 1
 
     @property
     def columns(self) -> int:
         """Into how many parts a group cuts the outputs of a visit."""
         return self.group // self.parts
+
+    @property
+    def block(self) -> int:
+        """Threads of a block."""
+        return self.threads * self.crews
 
     def own(self, widest: int) -> int:
         """Return the most tiles of outputs that a block has, of so many."""
@@ -171,7 +180,7 @@ class Batch:
     def constants(self) -> Constants:
         """The constants that the kernel is compiled for."""
         return kernel_constants(
-            self.packing.q, self.packing.d, self.velocity_kept, self.team.group > 1
+            self.packing.q, self.packing.d, self.velocity_kept, self.team.group > 1, self.team.crews
         )
 
     @property
@@ -211,10 +220,10 @@ class Batch:
             self.exchange, self.meetings, np.int64(len(self.samples)), np.int32(self.size),
             np.int32(team.group), np.int32(team.parts), np.int32(meeting_size(team)),
             np.int32(self.packing.widest), np.int32(held_tiles(self.packing, team)),
-            np.int32(team.own(self.packing.widest)), np.int32(self.nesterov),
-            np.int32(self.external), np.int64(seconds * 1e9),
+            np.int32(team.own(self.packing.widest)), np.int32(stages(self.packing, team)),
+            np.int32(self.nesterov), np.int32(self.external), np.int64(seconds * 1e9),
         )  # fmt: skip
-        launch(self.constants, len(table) * team.group, team.threads, self.shared_bytes, arguments)
+        launch(self.constants, len(table) * team.group, team.block, self.shared_bytes, arguments)
 
     def layer(self, network: int, index: int) -> Any:
         """Return a layer as a view of the packed weights."""
@@ -260,10 +269,11 @@ class Batch:
         self.gradients[here] = self.xp.asarray(G.ravel().astype(self.packing.dtype))
 
 
-def kernel_constants(q: int, d: int, velocity: bool, grouped: bool) -> Constants:
+def kernel_constants(q: int, d: int, velocity: bool, grouped: bool, crews: int = 1) -> Constants:
     """Return the constants that one variant of the kernel is compiled for."""
-    names = ("Q", "D", "STAGES", "AT_ONCE", "VELOCITY", "GROUPED")
-    return tuple(zip(names, (q, d, STAGES, AT_ONCE, int(velocity), int(grouped)), strict=True))
+    names = ("Q", "D", "STAGES", "AT_ONCE", "VELOCITY", "GROUPED", "CREWS")
+    values = q, d, STAGES, AT_ONCE, int(velocity), int(grouped), crews
+    return tuple(zip(names, values, strict=True))
 
 
 def carried_pitch(packing: Packing) -> int:
@@ -301,11 +311,32 @@ def shared_bytes(packing: Packing, team: Team, velocity: bool) -> int:
     partial = team.threads * unit * (carried_pitch(packing) + 2)
     minibatch = q * (d + AT_A_TIME) * 8 // dtype.itemsize
     partial = max(partial, -(-minibatch // unit) * unit)
-    numbers = max(products, partial) if team.group > 1 else products + partial
+    together = team.group > 1 and team.crews == 1
+    numbers = max(products, partial) if together else products + partial
     met = vectors(wide, dtype) * unit if team.group == 1 else 0
     numbers += own * (met + narrow) + wide * narrow
-    numbers += STAGES * (1 + velocity) * unit * team.threads * unit
+    numbers += stages(packing, team) * (1 + velocity) * unit * team.threads * unit
     return numbers * dtype.itemsize + (PARTS + 1) * 8
+
+
+def stages(packing: Packing, team: Team) -> int:
+    """Return the tiles of weights that a thread has in shared memory.
+
+    With two crews they are those under way and all of two layers: one crew uses a layer while the
+    other moves the next.
+    """
+    return STAGES if team.crews == 1 else STAGES - 1 + 2 * most_tiles(packing, team)
+
+
+def most_tiles(packing: Packing, team: Team) -> int:
+    """Return the most tiles of a layer that one thread goes through."""
+    most = 0
+    for pair in {pair for w in packing.widths for pair in zip(w, w[1:], strict=False)}:
+        rows, columns = (vectors(n, packing.dtype) for n in pair)
+        for outputs, terms in ((rows, columns), (columns, rows)):
+            own, inner = team.own(outputs), math.ceil(terms / team.parts)
+            most = max(most, math.ceil(inner / max(1, min(team.threads // own, inner))))
+    return most
 
 
 def meeting_size(team: Team) -> int:
@@ -328,6 +359,7 @@ def batch_bytes(packing: Packing, team: Team, velocity: bool, steps: int) -> int
 def fits(packing: Packing, team: Team) -> bool:
     """Return whether the kernel can do these networks: a thread for every vector of outputs."""
     enough = team.own(packing.widest) <= team.threads and team.group % team.parts == 0
+    enough = enough and (team.crews == 1 or team.group > 1)
     return enough and max(packing.q, packing.d) <= MOST_CARRIED
 
 

@@ -4,6 +4,18 @@ constexpr int NARROW = Q < D ? Q : D;
 constexpr int WIDE = Q < D ? D : Q;
 constexpr int SLOT = vectors(WIDE) * TILE;
 constexpr int AT_A_TIME = 8;  // samples of a minibatch
+
+// The two chains of a sweep: products of time t (or its co-states), and those of t+1. A crew of
+// threads carries both, or each has its own.
+enum { OLD = 1, NEW = 2, BOTH = 3 };
+DEVICE int workers() { return threads() / CREWS; }
+DEVICE int crew() { return CREWS == 1 ? 0 : thread() >= workers(); }
+DEVICE int worker() { return thread() - crew() * workers(); }
+DEVICE void sync_crew() {
+    if (CREWS == 1) sync_block();
+    if (CREWS == 2) sync_at(1 + crew(), workers());
+}
+
 constexpr int PARTS = 32;  // the loss is summed in this many parts, whatever the block's size
 
 enum { LAYERS, DEPTH, LOSSES, GOAL, PROBLEM, STATE, BATCHES, FIRST_BATCH, NETWORK_FIELDS };
@@ -27,9 +39,10 @@ struct Block {
     u32 *meeting, met;        // a counter of the group's blocks, and where it stands once all came
     u32 visits;
     int depth, member, widest, held, nesterov;
+    int stages;  // tiles of a thread in the ring
     int parts, part, columns, column;  // shares of a sum's terms and of outputs, and this block's
     real decay, momentum;
-    real *V, *partial, *X, *U, *G, *ring;
+    real *V, *partial, *partial_after, *X, *U, *G, *ring;
     double* sums;
 };
 
@@ -74,12 +87,12 @@ DEVICE Part part_of(const Block& b, int layer) {
     p.offset = row[OFFSET];
     p.shape = row[SHAPE];
     p.inverse = (real)1 / (real)(p.own ? p.own : 1);
-    p.splits = p.own ? threads() / p.own : 1;
+    p.splits = p.own ? workers() / p.own : 1;
     p.splits = p.splits < p.inner ? p.splits : p.inner;
     if (GROUPED && p.splits == 0) p.splits = 1;  // there may be more parts than tiles
     // Neighbours in a warp read neighbouring columns, whichever way the sweep goes.
-    p.tile = DOWN ? (p.own ? thread() % p.own : 0) : thread() / p.splits;
-    p.split = DOWN ? (p.own ? thread() / p.own : 0) : thread() % p.splits;
+    p.tile = DOWN ? (p.own ? worker() % p.own : 0) : worker() / p.splits;
+    p.split = DOWN ? (p.own ? worker() / p.own : 0) : worker() % p.splits;
     bool busy = p.tile < p.own && p.split < p.splits;
     p.count = busy ? (p.inner - p.split + p.splits - 1) / p.splits : 0;
     p.stride = row[STRIDE];

@@ -18,6 +18,14 @@ DEVICE int block() { return (int)blockIdx.x; }
 DEVICE int block_y() { return (int)blockIdx.y; }
 DEVICE int blocks() { return (int)gridDim.x; }
 DEVICE void sync_block() { __syncthreads(); }
+// Barriers 1 to 15 of a block, whole warps each: wait there until `count` threads have come, or come
+// without waiting.
+DEVICE void sync_at(int barrier, int count) {
+    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+DEVICE void come_to(int barrier, int count) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(count) : "memory");
+}
 
 DEVICE char* shared_memory() {
     extern __shared__ __align__(16) char bytes[];

@@ -1,5 +1,5 @@
-// A thread's tiles of the weights, on their way through a ring of its own in shared memory, STAGES
-// deep, that runs ahead across layers.
+// A thread's tiles of the weights, on their way through a ring of its own in shared memory that runs
+// ahead across layers. Where two crews share them, it holds those of two layers besides.
 
 template <bool DOWN>
 struct Stream {
@@ -28,18 +28,19 @@ struct Stream {
             real* to = ring_slot(b, slot);
             UNROLL for (int j = 0; j < TILE; j++) {
                 i64 w = from + j * part.stride;
-                copy16(to + (i64)j * threads() * TILE, b.at.weights + w);
+                copy16(to + (i64)j * workers() * TILE, b.at.weights + w);
                 if (VELOCITY) {
-                    copy16(to + (i64)(TILE + j) * threads() * TILE, b.at.velocity + w);
+                    copy16(to + (i64)(TILE + j) * workers() * TILE, b.at.velocity + w);
                 }
             }
             done++;
         }
         commit_copies();
-        slot = slot + 1 == STAGES ? 0 : slot + 1;
+        slot = after(b, slot);
     }
 
+    static DEVICE int after(const Block& b, int slot) { return slot + 1 == b.stages ? 0 : slot + 1; }
     static DEVICE real* ring_slot(const Block& b, int slot) {
-        return b.ring + ((i64)slot * (1 + VELOCITY) * TILE * threads() + thread()) * TILE;
+        return b.ring + ((i64)slot * (1 + VELOCITY) * TILE * workers() + worker()) * TILE;
     }
 };

@@ -23,12 +23,15 @@ DEVICE void leave_sums(real* to, const Part& part, const real (&sums)[TILE][P]) 
     }
 }
 
-// The threads' shares of the products of t+1 lie behind those of t.
-template <bool DOWN>
+template <bool DOWN, int CHAINS>
 DEVICE void leave_partial_sums(const Block& b, const Part& part, const Sums<DOWN>& s) {
-    real* after = b.partial + part.splits * apart<NARROW>(part);
-    leave_sums<NARROW>(b.partial + part.split * apart<NARROW>(part), part, s.before);
-    leave_sums<AFTER<DOWN>>(after + part.split * apart<AFTER<DOWN>>(part), part, s.after);
+    if (CHAINS & OLD) {
+        leave_sums<NARROW>(b.partial + part.split * apart<NARROW>(part), part, s.before);
+    }
+    if (CHAINS & NEW) {
+        constexpr int P = AFTER<DOWN>;
+        leave_sums<P>(b.partial_after + part.split * apart<P>(part), part, s.after);
+    }
 }
 
 // Add up the threads' shares of one vector of an output.
@@ -48,9 +51,19 @@ DEVICE void gather_one(const Part& part, const real* partial, int item, real* ta
     if (slots) store16(slots + all * SLOT + k * TILE, &sum);
 }
 
+// Vectors of the chains' sums for so many tiles of outputs: first those of t, then those of t+1.
+template <bool DOWN, int CHAINS>
+DEVICE int first_items(int own) {
+    return CHAINS & OLD ? own * TILE * vectors(NARROW) : 0;
+}
+template <bool DOWN, int CHAINS>
+DEVICE int all_items(int own) {
+    return first_items<DOWN, CHAINS>(own) + (CHAINS & NEW ? own * TILE * vectors(AFTER<DOWN>) : 0);
+}
+
 // Add up the threads' shares of every output of this block: into the products that the next visit
 // carries or, where other blocks have other terms of the sum, into this block's share.
-template <bool DOWN>
+template <bool DOWN, int CHAINS>
 DEVICE void gather(const Block& b, const Part& part, real* slots) {
     constexpr int P = AFTER<DOWN>;
     const bool finished = !GROUPED || b.parts == 1;
@@ -59,14 +72,13 @@ DEVICE void gather(const Block& b, const Part& part, real* slots) {
                    : finished ? b.exchange + half * handed(b.widest)
                               : b.shares + (half * b.parts + b.part) * handed(b.widest);
     real* after = target + (GROUPED ? after_handed(b.widest) : after_in(b.held));
-    const int first = part.own * TILE * vectors(NARROW);
-    const int items = first + part.own * TILE * vectors(P);
-    for (int item = thread(); item < items; item += threads()) {
-        if (item < first) {
+    const int first = first_items<DOWN, CHAINS>(part.own), all = all_items<DOWN, CHAINS>(part.own);
+    for (int item = worker(); item < all; item += workers()) {
+        if (CHAINS & OLD && item < first) {
             gather_one<NARROW>(part, b.partial, item, target, nullptr, mark(b));
-        } else {
-            gather_one<P>(part, b.partial + part.splits * apart<NARROW>(part), item - first, after,
-                          finished ? slots : nullptr, mark(b));
+        } else if (CHAINS & NEW) {
+            gather_one<P>(part, b.partial_after, item - first, after, finished ? slots : nullptr,
+                          mark(b));
         }
     }
 }
@@ -89,7 +101,7 @@ DEVICE void finish_one(const Block& b, const real* shares, i64 at, real* target,
 }
 
 // Add up the blocks' shares of some outputs; the blocks that left them do some each.
-template <bool DOWN>
+template <bool DOWN, int CHAINS>
 DEVICE void finish(const Block& b, const Part& part, real* slots) {
     constexpr int P = AFTER<DOWN>;
     const i64 half = b.visits & 1, after = after_handed(b.widest);
@@ -99,18 +111,17 @@ DEVICE void finish(const Block& b, const Part& part, real* slots) {
     share(part.own, b.part, b.parts, mine.first, mine.own);
     mine.first += part.first;
     mine.inverse = (real)1 / (real)(mine.own ? mine.own : 1);
-    const int first = mine.own * TILE * vectors(NARROW);
-    const int items = first + mine.own * TILE * vectors(P);
-    for (int item = thread(); item < items; item += threads()) {
-        if (item < first) {
+    const int first = first_items<DOWN, CHAINS>(mine.own), all = all_items<DOWN, CHAINS>(mine.own);
+    for (int item = worker(); item < all; item += workers()) {
+        if (CHAINS & OLD && item < first) {
             int k = item % vectors(NARROW), position = item / vectors(NARROW);
             i64 at = (among(mine, position, part.all) + mine.first) * HANDED<NARROW> + k * TILE;
             finish_one<NARROW>(b, shares, at, target, nullptr);
-        } else {
+        } else if (CHAINS & NEW) {
             int k = (item - first) % vectors(P), position = (item - first) / vectors(P);
-            int all = among(mine, position, part.all) + mine.first;
-            finish_one<P>(b, shares, after + all * HANDED<P> + k * TILE, target,
-                          slots + all * SLOT + k * TILE);
+            int output = among(mine, position, part.all) + mine.first;
+            finish_one<P>(b, shares, after + output * HANDED<P> + k * TILE, target,
+                          slots + output * SLOT + k * TILE);
         }
     }
 }
@@ -121,16 +132,16 @@ template <int P>
 DEVICE void collect_set(real* to, const real* from, int all, int first, int own, u64 mark) {
     const int run = own * vectors(P), count = TILE * run;
     const real inverse = (real)1 / (real)(run ? run : 1);
-    for (int begin = thread(); begin < count; begin += FETCHED * threads()) {
+    for (int begin = worker(); begin < count; begin += FETCHED * workers()) {
         Vector v[FETCHED];
         find(v, [&](int i) -> const real* {
-            const int item = begin + i * threads();
+            const int item = begin + i * workers();
             const int o = (int)(((real)item + (real)0.5) * inverse);
             const real* at = from + ((i64)o * all + first) * HANDED<P> + (item - o * run) * TILE;
             return item < count ? at : nullptr;
         }, mark);
         UNROLL for (int i = 0; i < FETCHED; i++) {
-            const int item = begin + i * threads();
+            const int item = begin + i * workers();
             const int k = item % vectors(P), position = item / vectors(P);
             if (item < count) store(to + position * pitch(P) + k * TILE, v[i]);
         }
@@ -138,14 +149,16 @@ DEVICE void collect_set(real* to, const real* from, int all, int first, int own,
 }
 
 // This block's share of what all blocks leave, for the next visit; at the chain's end all of it.
-template <bool DOWN>
+template <bool DOWN, int CHAINS>
 DEVICE void collect(const Block& b, const Part& part, bool whole) {
     int first, own;
     share(part.all, whole ? 0 : b.part, whole ? 1 : b.parts, first, own);
     const real* from = b.exchange + (i64)(b.visits & 1) * handed(b.widest);
-    collect_set<NARROW>(b.V, from, part.all, first, own, mark(b));
-    collect_set<AFTER<DOWN>>(b.V + after_in(b.held), from + after_handed(b.widest), part.all,
-                             first, own, mark(b));
+    if (CHAINS & OLD) collect_set<NARROW>(b.V, from, part.all, first, own, mark(b));
+    if (CHAINS & NEW) {
+        collect_set<AFTER<DOWN>>(b.V + after_in(b.held), from + after_handed(b.widest), part.all,
+                                 first, own, mark(b));
+    }
 }
 
 // All blocks of the group have come here; each sees what all wrote before.
@@ -176,11 +189,11 @@ DEVICE void settle(Block& b) {
 // of nobody; so all begin anew. So they do where the next layer has more outputs, in places that
 // two visits ago were not used; and after a sweep, for other blocks have the weights on the way
 // back.
-template <bool DOWN>
+template <bool DOWN, int CHAINS>
 DEVICE void take_over(Block& b, const Part& part, const Part& next, real* slots, bool last) {
-    if (b.parts > 1) finish<DOWN>(b, part, slots);
-    sync_block();  // the products lie where the partial sums were
-    collect<DOWN>(b, part, last);
+    if (b.parts > 1) finish<DOWN, CHAINS>(b, part, slots);
+    if (CREWS == 1) sync_block();  // the products lie where the partial sums were
+    collect<DOWN, CHAINS>(b, part, last);
     b.visits++;
     const bool narrow = part.all < b.columns || part.all < b.parts;
     if (last || narrow || part.all < next.all) settle(b);

@@ -19,8 +19,12 @@
 // more, but wide products neither cross the second-level cache for every block nor need fit its
 // shared memory.
 //
+// While a group's blocks wait for each other they would do nothing. So a block may have two crews of
+// threads. One carries what is of time t and moves the weights; a layer behind, the other carries
+// what is of t+1: each works while the other waits.
+//
 // Compiled for: REAL, Q rows and D columns of M, STAGES, AT_ONCE (shares of a sum asked for at
-// once), VELOCITY (0, 1: momentum), GROUPED (0: one block a network).
+// once), VELOCITY (0, 1: momentum), GROUPED (0: one block a network), CREWS (1, 2: of a group).
 
 // Where a sweep starts, the products of t+1 are the identity, which stays there for the sweep back;
 // of time t it carries the identity too, or G.
@@ -65,10 +69,58 @@ DEVICE void wait_but_for(int count) {
     }
 }
 
-// Visit every layer once. Without `moving` the weights stay, and only products are formed.
+// Where one crew tells the other of every second layer that its tiles have been moved, or used.
+enum { MOVED = 3, USED = 5 };
+
+// Visit every layer once, with one of the chains or both. Without `moving` the weights stay, and
+// only products are formed.
+template <bool DOWN, int CHAINS>
+DEVICE void follow(Block& b, Part part, bool moving) {
+    const int begin = DOWN ? b.depth - 1 : 0, end = DOWN ? -1 : b.depth, way = DOWN ? -1 : 1;
+    const int told = CHAINS == OLD ? MOVED : USED, heard = CHAINS == OLD ? USED : MOVED;
+    Stream<DOWN> stream;
+    if (CHAINS & OLD) {
+        stream.start(b);
+        for (int i = 0; i < STAGES - 1; i++) stream.fetch(b);
+    }
+    int slot = 0;
+    for (int layer = begin, visit = 0; layer != end; layer += way, visit++) {
+        const bool more = moving && layer + way != end;
+        const i64* row = b.layers + (i64)layer * LAYER_FIELDS;
+        real* slots = b.at.slots + row[DOWN ? SLOT_BELOW : SLOT_ABOVE];
+        Part next = part;
+        Sums<DOWN> s;
+        begin_sums<DOWN, CHAINS>(b, part, s, moving);
+        if (layer + way != end) next = part_after<DOWN>(b, part, layer + way);
+        if (!GROUPED && more) ask_for_met<DOWN>(b, layer + way, next);
+        if (!GROUPED) commit_copies();
+        // The ring has room for this layer's tiles once those of two layers ago have been used.
+        const bool waits = CHAINS == NEW || (CHAINS == OLD && visit >= 2);
+        if (waits) sync_at(heard + visit % 2, threads());
+        go_through<DOWN, CHAINS>(b, stream, slot, part, s, b.rates[layer],
+                                 VELOCITY ? b.pulls[layer] : (real)0, moving);
+        if (CREWS == 2) come_to(told + visit % 2, threads());
+        if (!GROUPED) wait_but_for(part.count);
+        if (GROUPED && CREWS == 1) sync_block();  // partial sums lie where the products are
+        if (part.count) leave_partial_sums<DOWN, CHAINS>(b, part, s);
+        sync_crew();
+        gather<DOWN, CHAINS>(b, part, slots);
+        if (CHAINS & OLD && more) form_factors<DOWN>(b, layer + way, next);
+        if (GROUPED) take_over<DOWN, CHAINS>(b, part, next, slots, layer + way == end);
+        part = next;
+        sync_crew();
+    }
+    if (CHAINS & OLD) wait_copies<0>();
+    if (CHAINS == OLD) {
+        for (int visit = b.depth > 2 ? b.depth : 2; visit < b.depth + 2; visit++) {
+            sync_at(heard + visit % 2, threads());
+        }
+    }
+}
+
 template <bool DOWN>
 DEVICE void sweep(Block& b, bool moving) {
-    const int begin = DOWN ? b.depth - 1 : 0, end = DOWN ? -1 : b.depth, way = DOWN ? -1 : 1;
+    const int begin = DOWN ? b.depth - 1 : 0;
     start<DOWN>(b, moving);
     Part part = part_of<DOWN>(b, begin);
     if (moving) {
@@ -76,36 +128,16 @@ DEVICE void sweep(Block& b, bool moving) {
         commit_copies();
         wait_copies<0>();
         sync_block();
-        form_factors<DOWN>(b, begin, part);
+        if (crew() == 0) form_factors<DOWN>(b, begin, part);
     }
-    Stream<DOWN> stream;
-    stream.start(b);
-    for (int i = 0; i < STAGES - 1; i++) stream.fetch(b);
-    int slot = 0;
     sync_block();
-    for (int layer = begin; layer != end; layer += way) {
-        const bool more = moving && layer + way != end;
-        const i64* row = b.layers + (i64)layer * LAYER_FIELDS;
-        real* slots = b.at.slots + row[DOWN ? SLOT_BELOW : SLOT_ABOVE];
-        Part next = part;
-        Sums<DOWN> s;
-        take_factors<DOWN>(b, part, s, moving);
-        if (layer + way != end) next = part_after<DOWN>(b, part, layer + way);
-        if (!GROUPED && more) ask_for_met<DOWN>(b, layer + way, next);
-        if (!GROUPED) commit_copies();
-        go_through<DOWN>(b, stream, slot, part, s, b.rates[layer],
-                         VELOCITY ? b.pulls[layer] : (real)0, moving);
-        if (!GROUPED) wait_but_for(part.count);
-        if (GROUPED) sync_block();  // partial sums lie where the products are
-        if (part.count) leave_partial_sums<DOWN>(b, part, s);
-        sync_block();
-        gather<DOWN>(b, part, slots);
-        if (more) form_factors<DOWN>(b, layer + way, next);
-        if (GROUPED) take_over<DOWN>(b, part, next, slots, layer + way == end);
-        part = next;
-        sync_block();
+    if (CREWS == 1) {
+        follow<DOWN, BOTH>(b, part, moving);
+    } else if (crew() == 0) {
+        follow<DOWN, OLD>(b, part, moving);
+    } else {
+        follow<DOWN, NEW>(b, part, moving);
     }
-    wait_copies<0>();
 }
 
 // M as the last sweep left it, in the order of rows.
@@ -182,12 +214,16 @@ DEVICE void keep_end(const Block& b, i64 state, bool down) {
 DEVICE void carve(Block& b, int own) {
     real* at = (real*)shared_memory();
     i64 products = room(b.held);
-    i64 partial = (i64)threads() * TILE * (pitch(NARROW) + pitch(WIDE) + 2);
+    i64 before = (i64)workers() * TILE * (pitch(NARROW) + 1);
+    i64 partial = before + (i64)workers() * TILE * (pitch(WIDE) + 1);
     const i64 minibatch = Q * (D + AT_A_TIME) * (i64)(sizeof(double) / sizeof(real));
     if (partial < minibatch) partial = (minibatch + TILE - 1) / TILE * TILE;
     b.V = at;
-    b.partial = GROUPED ? at : at + products;
-    at += GROUPED ? (products > partial ? products : partial) : products + partial;
+    // While a group's block has partial sums, its crew needs no products.
+    const bool shared = GROUPED && CREWS == 1;
+    b.partial = shared ? at : at + products;
+    b.partial_after = b.partial + before;
+    at += shared ? (products > partial ? products : partial) : products + partial;
     b.X = at;
     at += GROUPED ? 0 : (i64)own * TILE * SLOT;
     b.U = at;
@@ -195,7 +231,7 @@ DEVICE void carve(Block& b, int own) {
     b.G = at;
     at += WIDE * pitch(NARROW);
     b.ring = at;
-    at += (i64)STAGES * (1 + VELOCITY) * TILE * threads() * TILE;
+    at += (i64)b.stages * (1 + VELOCITY) * TILE * workers() * TILE;
     b.sums = (double*)at;
 }
 
@@ -208,14 +244,15 @@ DEVICE void carve(Block& b, int own) {
 //
 // Row i of `networks` is done by blocks i·group and on; `ends` has Q·D numbers for each block.
 // `exchange` and `meetings` are zero; of these, counters of two networks are `apart`.
-// In shared memory a block has room for `held` tiles of products and `own` tiles of outputs.
+// In shared memory a block has room for `held` tiles of products and `own` tiles of outputs and, with
+// two crews, for `stages` tiles of weights of each of a crew's threads.
 KERNEL void train_networks(const i64* networks, const double* numbers, const i64* layers,
                            real* weights, real* velocity, const real* rates, const real* pulls,
                            real* slots, real* ends, const real* gradients, const double* scale,
                            const double* target, const double* samples, const int* batches,
                            double* losses, i64* steps, real* exchange, u32* meetings, i64 count,
                            int size, int group, int parts, int apart, int widest, int held, int own,
-                           int nesterov, int external, i64 budget) {
+                           int stages, int nesterov, int external, i64 budget) {
     const int index = block() / group, member = block() % group;
     const i64* network = networks + (i64)index * NETWORK_FIELDS;
     const double* number = numbers + (i64)index * NUMBER_FIELDS;
@@ -232,6 +269,7 @@ KERNEL void train_networks(const i64* networks, const double* numbers, const i64
     b.column = member % b.columns;
     b.widest = widest;
     b.held = held;
+    b.stages = CREWS == 1 ? STAGES : stages;
     b.nesterov = nesterov;
     b.decay = (real)number[DECAY];
     b.momentum = (real)number[MOMENTUM];

@@ -292,11 +292,17 @@ def test_teams_hold_their_networks(width, count, shared, dtype):
 
 @pytest.mark.parametrize(
     ("count", "width", "team"),
-    [(132, 100, (2, 128, 1)), (400, 26, (1, 49, 1)), (4, 1000, (66, 126, 11))],
+    [
+        (132, 100, (2, 128, 1, 1)),
+        (400, 26, (1, 49, 1, 1)),
+        (4, 1000, (66, 126, 11, 1)),
+        (1, 1000, (132, 128, 11, 2)),
+    ],
 )
 def test_teams_keep_all_schedulers_busy(count, width, team):
     """Of an H200: two blocks beside each other, of networks that have two, or half of the card,
-    each, so that one works while the other waits; room for all 400."""
+    each, so that one works while the other waits; room for all 400; two crews where one network
+    has the card."""
     from fastdln.gpu.card import Card
 
     packing = Packing([(16, width, width, 10)] * count, "float32")

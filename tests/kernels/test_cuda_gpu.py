@@ -165,7 +165,11 @@ def launcher(card, dtype):
 
 @needs_card
 @pytest.mark.parametrize("momentum", [0.0, 0.7])
-@pytest.mark.parametrize("team", [Team(1, 64), Team(1, 96), Team(3, 64), Team(6, 64, 3)], ids=str)
+@pytest.mark.parametrize(
+    "team",
+    [Team(1, 64), Team(1, 96), Team(3, 64), Team(6, 64, 3), Team(3, 64, 1, 2), Team(6, 64, 3, 2)],
+    ids=str,
+)
 @pytest.mark.parametrize(
     "shapes",
     [[(5, 3)], [(16, 26, 26, 26, 10)] * 3, [(16, 67, 101, 10), (16, 10)], [(2, 60, 1, 33, 9)]],

@@ -17,7 +17,8 @@ SHAPES = [
 # Blocks that cut outputs, terms of the sums, or both; more parts than there are tiles.
 TEAMS = [
     kernels.Team(1, 12), kernels.Team(3, 7), kernels.Team(4, 7, 2), kernels.Team(3, 12, 3),
-    kernels.Team(10, 6, 5),
+    kernels.Team(10, 6, 5), kernels.Team(2, 8, 1, 2), kernels.Team(3, 12, 3, 2),
+    kernels.Team(4, 7, 2, 2),
 ]  # fmt: skip
 
 
@@ -170,6 +171,9 @@ def test_repeated_runs_have_the_same_bits(rng):
         (0.0, kernels.Team(6, 3, 2)),
         (0.0, kernels.Team(8, 3, 2)),
         (0.0, kernels.Team(6, 4, 3)),
+        (0.0, kernels.Team(2, 4, 1, 2)),
+        (0.0, kernels.Team(3, 4, 3, 2)),
+        (0.5, kernels.Team(4, 3, 2, 2)),
     ],
     ids=str,
 )

@@ -29,24 +29,25 @@ typedef long long i64;
 // ThreadSanitizer takes for an order between blocks, and so misses their races.
 struct ShimBarrier {
     std::atomic<int> arrived{0}, round{0};
-    const int size;
-    explicit ShimBarrier(int size) : size(size) {}
-    void meet() {
+    int come(int size) {
         int now = round.load(std::memory_order_acquire);
         if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
             arrived.store(0, std::memory_order_relaxed);
             round.store(now + 1, std::memory_order_release);
-        } else {
-            while (round.load(std::memory_order_acquire) == now) std::this_thread::yield();
         }
+        return now;
+    }
+    void meet(int size) {
+        const int now = come(size);
+        while (round.load(std::memory_order_acquire) == now) std::this_thread::yield();
     }
 };
 
 struct ShimBlock {
-    ShimBarrier barrier;
+    ShimBarrier barriers[16];
     std::vector<char> bytes;
     char* shared;
-    ShimBlock(int size, int count) : barrier(size), bytes(count + 16) {
+    explicit ShimBlock(int count) : bytes(count + 16) {
         // Whatever shared memory holds at the start must not matter; and its end is the end.
         std::memset(bytes.data(), 0xff, bytes.size());
         shared = bytes.data() + (16 - (size_t)bytes.data() % 16) % 16;
@@ -61,19 +62,27 @@ DEVICE int threads() { return shim_threads; }
 DEVICE int block() { return shim_block; }
 DEVICE int block_y() { return shim_row; }
 DEVICE int blocks() { return shim_blocks; }
-DEVICE void sync_block() { shim->barrier.meet(); }
+DEVICE void sync_block() { shim->barriers[0].meet(shim_threads); }
+DEVICE void sync_at(int barrier, int count) { shim->barriers[barrier].meet(count); }
+DEVICE void come_to(int barrier, int count) { shim->barriers[barrier].come(count); }
 DEVICE char* shared_memory() { return shim->shared; }
-// A copy happens as late as it may: when its group is waited for. Word by word, for a memcpy that
-// the compiler expands is not seen by ThreadSanitizer.
+// Copies of every second thread happen as late as they may, when their group is waited for, and those
+// of the others at once. Word by word, for a memcpy that the compiler expands is not seen by
+// ThreadSanitizer.
 typedef u64 __attribute__((may_alias)) word;
 struct ShimCopy {
     word* to;
     const word* from;
+    void make() const {
+        for (int i = 0; i < 2; i++) to[i] = from[i];
+    }
 };
 static thread_local std::vector<ShimCopy> shim_open;
 static thread_local std::deque<std::vector<ShimCopy>> shim_pending;
 DEVICE void copy16(void* to, const void* from) {
-    shim_open.push_back({(word*)to, (const word*)from});
+    const ShimCopy copy{(word*)to, (const word*)from};
+    if (shim_thread % 2) copy.make();
+    else shim_open.push_back(copy);
 }
 DEVICE void commit_copies() {
     shim_pending.push_back(std::move(shim_open));
@@ -82,9 +91,7 @@ DEVICE void commit_copies() {
 template <int pending>
 DEVICE void wait_copies() {
     while ((int)shim_pending.size() > pending) {
-        for (const ShimCopy& copy : shim_pending.front()) {
-            for (int i = 0; i < 2; i++) copy.to[i] = copy.from[i];
-        }
+        for (const ShimCopy& copy : shim_pending.front()) copy.make();
         shim_pending.pop_front();
     }
 }
@@ -143,7 +150,7 @@ static void launch(void (*kernel)(P...), void** arguments, int columns, int rows
     std::vector<std::unique_ptr<ShimBlock>> grid;
     std::vector<std::thread> team;
     for (int i = 0; i < columns * rows; i++) {
-        grid.push_back(std::make_unique<ShimBlock>(size, bytes));
+        grid.push_back(std::make_unique<ShimBlock>(bytes));
         for (int t = 0; t < size; t++) {
             team.emplace_back([=, block = grid.back().get()] {
                 shim_thread = t, shim_threads = size, shim_blocks = columns, shim = block;
