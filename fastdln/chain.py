@@ -1,5 +1,7 @@
 """Products and gradients of a chain of layers, for other people's code: NumPy in and out.
 
+Where weights are on a card, as arrays of CuPy, PyTorch or JAX, so are the results (`gpu.chain`).
+
 The weights are read where they lie, whatever their row lengths; nothing of their size is copied.
 """
 
@@ -30,7 +32,8 @@ def end_to_end(weights: Sequence[np.ndarray], *, out: np.ndarray | None = None) 
     ----------
     weights : sequence of ndarray
         ``W_1 … W_L``, input first, of shapes (m_i, m_{i-1}), all float32 or all float64; not
-        copied. Fastest where every row is contiguous.
+        copied. Fastest where every row is contiguous. Arrays of CuPy, PyTorch or JAX on one card
+        are taken, too: C-contiguous, without `out`; M is then an array of their library.
     out : ndarray, optional
         Where to write M: shape (d_y, d), the weights' dtype, C-contiguous, apart from the weights.
 
@@ -352,7 +355,7 @@ def _checked(weights: Sequence[np.ndarray]) -> list[np.ndarray]:
         raise ValueError("weights must hold at least one layer, but it is empty")
     for i, w in enumerate(layers, start=1):
         if not isinstance(w, np.ndarray):
-            raise TypeError(f"layer {i} must be a NumPy array, not {type(w).__name__}")
+            raise TypeError(f"layer {i} must be a NumPy array, not {check.kind(w)}")
         if w.ndim != 2 or w.size == 0:
             raise ValueError(f"layer {i} must be a non-empty matrix, not of shape {w.shape}")
         check.float_dtype(w.dtype)
@@ -371,7 +374,7 @@ def _checked(weights: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def _operand(name: str, value: np.ndarray, dtype: np.dtype, rows: int, of: str) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype != dtype:
-        kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+        kind = value.dtype if isinstance(value, np.ndarray) else check.kind(value)
         raise TypeError(f"{name} must be an array of the weights' dtype {dtype}, not {kind}")
     if value.ndim != 2 or value.size == 0 or value.shape[0] != rows:
         raise ValueError(
@@ -387,7 +390,7 @@ def _output(
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
-        kind = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
+        kind = out.dtype if isinstance(out, np.ndarray) else check.kind(out)
         raise TypeError(f"{name} must be an array of the weights' dtype {dtype}, not {kind}")
     flags = out.flags
     if out.shape != shape or not (flags.c_contiguous and flags.writeable and flags.aligned):

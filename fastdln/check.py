@@ -10,6 +10,13 @@ from typing import Any
 import numpy as np
 
 
+def kind(value: Any) -> str:
+    """Return the name of a value's type, with its library's where it has one."""
+    library = type(value).__module__.split(".")[0]
+    name = type(value).__name__
+    return name if library == "builtins" else f"{library}.{name}"
+
+
 def integer(name: str, value: Any, least: int) -> int:
     """Return `value` as an int of at least `least`; bools and non-integers are refused."""
     if isinstance(value, bool | np.bool_):

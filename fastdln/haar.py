@@ -78,7 +78,7 @@ def haar_orthogonal(
     device : {"cpu", "gpu", "gpu:N", "auto"}
         Where to compute; ``"auto"`` is the CPU. On a card the result is a CuPy array there.
     out : ndarray, optional
-        C-contiguous array of the result's shape and dtype to fill and return.
+        C-contiguous array of the result's shape and dtype to fill and return; on the CPU only.
 
     Returns
     -------

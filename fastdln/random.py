@@ -153,7 +153,7 @@ def result_array(shape: tuple[int, ...], dtype: Any, out: np.ndarray | None) -> 
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
+        raise TypeError(f"out must be a NumPy array, not {check.kind(out)}")
     if out.dtype != dtype:
         raise TypeError(f"out must have dtype {dtype}, not {out.dtype}")
     if out.shape != shape:

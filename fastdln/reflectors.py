@@ -281,4 +281,4 @@ def _pieces(begin: int, end: int) -> list[tuple[int, int]]:
 
 
 def _kind(value: Any) -> str:
-    return str(value.dtype) if isinstance(value, np.ndarray) else type(value).__name__
+    return str(value.dtype) if isinstance(value, np.ndarray) else check.kind(value)

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import check
+
 CUDA = 2  # the type of device that DLPack gives a card
 
 
@@ -76,18 +78,21 @@ def gradients(weights: Sequence[Any], G: Any) -> list[Any]:
         if G.shape[0] <= G.shape[1]:
             found = _gradients(layers, G)
         else:
-            turned = _gradients([w.T for w in layers[::-1]], G.T)
-            found = [g.T for g in turned[::-1]]
+            found = _gradients([w.T for w in layers[::-1]], G.T, turned=True)[::-1]
         return [_returned(g, weights[0]) for g in found]
 
 
-def _gradients(layers: list[Any], G: Any) -> list[Any]:
+def _gradients(layers: list[Any], G: Any, turned: bool = False) -> list[Any]:
+    """Return every layer's gradient, or its transpose; all C-contiguous."""
     suffixes = [None, *layers[:0:-1]][: len(layers)]
     for i in range(2, len(layers)):
         suffixes[i] = suffixes[i - 1] @ layers[-i]
     found, C = [], G
     for w, B in zip(layers, suffixes[::-1], strict=True):
-        found.append(C.copy() if B is None else B.T @ C)
+        if B is None:
+            found.append((C.T if turned else C).copy())
+        else:
+            found.append(C.T @ B if turned else B.T @ C)
         if B is not None:
             C = C @ w.T
     return found
@@ -101,7 +106,7 @@ def _checked(weights: Sequence[Any], **others: Any) -> tuple[list[Any], list[Any
     for name, array in named.items():
         if not on_a_card(array):
             raise TypeError(
-                f"{name} is a {type(array).__name__} that is not on a card, while others are;"
+                f"{name} is a {check.kind(array)} that is not on a card, while others are;"
                 " move all arrays to one device"
             )
     arrays = {name: _as_cupy(array) for name, array in named.items()}

@@ -32,6 +32,7 @@ def test_products_and_gradients(widths, rng):
         gpu_chain.gradients(weights, G), naive.backpropagation(weights, G), strict=True
     ):
         np.testing.assert_allclose(got, g, rtol=1e-12, atol=1e-13)
+        assert got.flags.c_contiguous  # as the weights that it moves must be
 
 
 @pytest.mark.usefixtures("_numpy_is_a_card")
