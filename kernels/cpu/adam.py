@@ -50,7 +50,10 @@ def update_layers_with_adam(
     visit = max(lane, FOUR)
     each = slopes.size // team
     slope = slopes[rank * each : (rank + 1) * each]
-    first, second = 1 - beta1**step, 1 - beta2**step
+    # A literal 1 would make all arithmetic float64, which takes longer.
+    kind = weights.dtype.type
+    new1, new2 = kind(1) - beta1, kind(1) - beta2
+    first, second = kind(1 - beta1**step), kind(1 - beta2**step)
     for layer in range(last):
         begin, end = share_rows(layers, layer, lane, rank, team)
         stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
@@ -68,7 +71,7 @@ def update_layers_with_adam(
             here = slice(w, w + count * stride)
             _adapt(
                 weights[here], g, mean[here], square[here], rates[layer], scales[layer], pull,
-                beta1, beta2, epsilon, first, second,
+                beta1, beta2, new1, new2, epsilon, first, second,
             )  # fmt: skip
         clear_costate_padding(layers, layer, D, ZERO, q_padded, begin, end)
         C, D = D, C
@@ -80,17 +83,19 @@ def update_layers_with_adam(
         here = slice(w + begin, w + end)
         _adapt(
             weights[here], C[a * stride + begin : a * stride + end], mean[here], square[here],
-            rates[last], scales[last], pull, beta1, beta2, epsilon, first, second,
+            rates[last], scales[last], pull, beta1, beta2, new1, new2, epsilon, first, second,
         )  # fmt: skip
     meet(meeting, team)
 
 
 @part
-def _adapt(rows, g, mean, square, rate, scale, pull, beta1, beta2, epsilon, first, second):
+def _adapt(
+    rows, g, mean, square, rate, scale, pull, beta1, beta2, new1, new2, epsilon, first, second
+):  # fmt: skip
     """One element-wise Adam step; padding has gradient 0 and stays 0."""
     for j in range(rows.size):
         slope = g[j] / scale + pull * scale * rows[j]
-        m = beta1 * mean[j] + (1 - beta1) * slope
-        v = beta2 * square[j] + (1 - beta2) * slope * slope
+        m = beta1 * mean[j] + new1 * slope
+        v = beta2 * square[j] + new2 * slope * slope
         mean[j], square[j] = m, v
         rows[j] -= rate * (m / first) / (np.sqrt(v / second) + epsilon)

@@ -88,6 +88,7 @@ def _coast(rows, speed, rate, pull, momentum, nesterov):
 @part
 def _move(rows, speed, rate, momentum, nesterov):
     """``w −= η v``, or Nesterov's ``w −= η (1 + μ) v``."""
-    factor = rate * (1 + momentum) if nesterov else rate
+    one = rows.dtype.type(1)  # a literal 1 would make the factor float64
+    factor = rate * (one + momentum) if nesterov else rate
     for j in range(rows.size):
         rows[j] -= factor * speed[j]
