@@ -51,6 +51,8 @@ KERNEL void copy_rows(const i64* state, const real* from, real* to, int rows, in
 }
 EXPORT(copy_rows)
 
+constexpr real BETA_1 = (real)0.9, BETA_2 = (real)0.999;
+
 // How one number moves: gradient descent, with a velocity, or Adam; see rules.py for the formulas.
 struct Rule {
     int kind, nesterov;  // 0: plain, 1: velocity, 2: Adam
@@ -66,10 +68,9 @@ DEVICE void move(real& w, real g, real* state_1, real* state_2, i64 at, const Ru
         state_1[at] = speed;
         w -= rule.rate * (rule.nesterov ? g + rule.momentum * speed : speed);
     } else {
-        const real beta1 = (real)0.9, beta2 = (real)0.999;
         g = g / rule.scale + rule.pull * rule.scale * w;
-        real m = beta1 * state_1[at] + (1 - beta1) * g;
-        real v = beta2 * state_2[at] + (1 - beta2) * g * g;
+        real m = BETA_1 * state_1[at] + (1 - BETA_1) * g;
+        real v = BETA_2 * state_2[at] + (1 - BETA_2) * g * g;
         state_1[at] = m;
         state_2[at] = v;
         w -= rule.rate * (m / rule.first) / ((real)root(v / rule.second) + (real)1e-8);
@@ -185,8 +186,8 @@ KERNEL void evaluate_regression(i64* state, const real* M, real* C, const double
         double floor = constants[4] * (first == first ? first : losses[0]);
         state[ACTIVE] = step < limit && is_finite(loss) && loss > floor;
         // From 1 - beta^t to 1 - beta^(t+1).
-        constants[2] = 1 - 0.9 * (1 - constants[2]);
-        constants[3] = 1 - 0.999 * (1 - constants[3]);
+        constants[2] = 1 - (double)BETA_1 * (1 - constants[2]);
+        constants[3] = 1 - (double)BETA_2 * (1 - constants[3]);
     }
 }
 EXPORT(evaluate_regression)

@@ -66,7 +66,8 @@ class TwoPass:
         )
         first = np.nan if first_loss is None else first_loss
         constants = [
-            moving.decay, moving.momentum, *_corrections(taken), tolerance, constant, first,
+            moving.decay, moving.momentum, *_corrections(taken, self.dtype), tolerance, constant,
+            first,
         ]  # fmt: skip
         self.constants = xp.asarray(np.array(constants))
         self.state = xp.asarray(np.array([-1, 1], np.int64))
@@ -120,7 +121,9 @@ class TwoPass:
         rows = self.C[0][: self.q * self.strides[0]].reshape(self.q, self.strides[0])
         rows[:, : self.widths[0]] = self.xp.asarray(G.astype(self.dtype))
         # Adam's corrections belong to step + 1, counted from 1.
-        self.constants[2:4] = self.xp.asarray(np.array(_corrections(self.taken + step + 1)))
+        self.constants[2:4] = self.xp.asarray(
+            np.array(_corrections(self.taken + step + 1, self.dtype))
+        )
 
     def update(self) -> None:
         """Queue pass 2: every layer's step, and the co-states on the way."""
@@ -153,9 +156,9 @@ def two_pass_bytes(widths: tuple[int, ...], dtype: Any, kind: int, steps: int) -
     return numbers * np.dtype(dtype).itemsize + 8 * (steps + 1 + 2 * widths[0] * widths[-1])
 
 
-def _corrections(step: int) -> tuple[float, float]:
-    """Return Adam's ``1 − β^step``."""
-    return 1 - 0.9**step, 1 - 0.999**step
+def _corrections(step: int, dtype: np.dtype) -> tuple[float, float]:
+    """Return Adam's ``1 − β^step``: of the β that the kernel has, for their roundings cancel."""
+    return 1 - float(dtype.type(0.9)) ** step, 1 - float(dtype.type(0.999)) ** step
 
 
 def _stride(n: int, dtype: Any) -> int:
