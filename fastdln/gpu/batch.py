@@ -26,6 +26,7 @@ from ..rules import Rates, Rule
 from ..run import Schedule, status_of
 from ..start import whole
 from .pace import MOST_INDICES, Pace
+from .start import drawing_bytes
 from .teams import class_of, common_team, is_carried
 
 log = logging.getLogger("fastdln")
@@ -109,6 +110,17 @@ def put_layers(launcher: Any, layers: Sequence[Any], place: Callable[[int], Any]
         place(i)[...] = launcher.xp.asarray(whole(layer), dtype=launcher.dtype)
 
 
+def no_room(launcher: Any, widths: tuple[int, ...]) -> MemoryError:
+    """Return the error for a network that seemed to fit, and yet an allocation of it failed."""
+    free = launcher.free_bytes()
+    return MemoryError(
+        f"{launcher.card} ran out of memory while a network of depth {len(widths) - 1} and width"
+        f" {max(widths[1:-1], default=0)} was put there, with {free:,} bytes"
+        f" ({memory.readable(free)}) left in pieces; other processes may use the card, or use a"
+        " smaller width, depth or dtype"
+    )
+
+
 def team_of(launcher: Any, widths: tuple[int, ...], objective: Any, rule: Rule) -> Team | None:
     """Return the team with which a network is trained together with others; None where it is not.
 
@@ -176,10 +188,7 @@ def train_together(
                 )  # fmt: skip
             except launcher.out_of_memory() as error:
                 if len(taken) == 1:
-                    needed = batch_bytes(packing, team, rule.momentum > 0, steps) + extra
-                    raise MemoryError(
-                        f"{launcher.card} has no room for one network, which needs {needed:,} bytes"
-                    ) from error
+                    raise no_room(launcher, jobs[taken[0]].widths) from error
                 most = len(taken) // 2
                 log.warning(
                     "%s ran out of memory with %d networks at once; going on with %d",
@@ -218,6 +227,7 @@ def _fitting(
     `extra` are the bytes that they take together, however many they are.
     """
     count = len(members)
+    extra += max(drawing_bytes(jobs[i].widths, launcher.dtype) for i in members)
     while True:
         packing = Packing([jobs[i].widths for i in members[:count]], launcher.dtype)
         needed = batch_bytes(packing, team, rule.momentum > 0, steps) + extra

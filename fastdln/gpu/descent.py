@@ -15,9 +15,10 @@ from .. import memory
 from ..regression import ReducedRegression
 from ..rules import Rates, Rule
 from ..run import FRESH, PIECE_SECONDS, Callback, Past, Run, Schedule, next_piece
-from .batch import Job, motion, put_layers, regression_problem, samples_of
+from .batch import Job, motion, no_room, put_layers, regression_problem, samples_of
 from .objectives import objective_on_card
 from .pace import Pace
+from .start import drawing_bytes
 from .teams import choose_team, is_carried
 
 # Layers up to which the kernels of a step are recorded once and queued together.
@@ -81,11 +82,15 @@ class Descent(Run):
                 None if self._inside else objective_on_card(launcher.xp, objective)
             )
             problem = objective if self._inside else None
-            self._chain: Any = kind(launcher, job, rule, problem, steps, tolerance, past)
-            for k, moment in enumerate(past.moments):
-                put_layers(launcher, moment, functools.partial(self._chain.moment, k))
+            try:
+                self._chain: Any = kind(launcher, job, rule, problem, steps, tolerance, past)
+                for k, moment in enumerate(past.moments):
+                    put_layers(launcher, moment, functools.partial(self._chain.moment, k))
+                kept = 0 if self._counterpart is None else steps + 1
+                self._card_losses = launcher.xp.full(kept, np.nan)
+            except launcher.out_of_memory() as error:
+                raise no_room(launcher, job.widths) from error
             self._moments = rule.states
-            self._card_losses = launcher.xp.full(steps + 1, np.nan)
             self._piece = 1
 
     def run(self, callback: Callback | None = None) -> None:
@@ -359,7 +364,7 @@ def _steps(rule: Rule, rows: np.ndarray, learning_rate: float) -> Steps:
 def _require(launcher: Any, job: Job, needed: int) -> None:
     hidden = job.widths[1:-1]
     memory.require(
-        needed,
+        needed + drawing_bytes(job.widths, launcher.dtype),
         launcher.free_bytes(),
         f"training a network of depth {len(job.rows)} and width {max(hidden, default=0)}"
         f" on {launcher.card}",

@@ -38,6 +38,18 @@ def start_on_card(launcher: Any, draw: Draw, plan: Plan, basis: np.ndarray) -> S
     return start_drawn(draw, plan, basis)
 
 
+def drawing_bytes(widths: tuple[int, ...], dtype: np.dtype) -> int:
+    """Return the most bytes on a card that a network takes beside itself while it is drawn.
+
+    They are those of one layer at a time: an orthogonal one is a frame, what forms it, and what is
+    made of it.
+    """
+    m = max(widths[1:-1], default=1)
+    frame = working_bytes(m, m, dtype) + 2 * m * m * dtype.itemsize
+    first = widths[0] * widths[1] * dtype.itemsize
+    return max(frame, first)
+
+
 def _gaussian_layers(launcher: Any, draw: Draw) -> Iterator[Any]:
     yield first_layer(*draw)
     for i in range(1, len(draw.widths) - 1):
@@ -58,7 +70,9 @@ def _orthogonal_layers(launcher: Any, draw: Draw) -> Iterator[Any]:
     yield first_layer(*draw)
     xp, m, count = launcher.xp, draw.widths[1], len(draw.widths) - 3
     last = xp.asarray(last_layer(*draw))
-    piece = max(1, BATCH_BYTES // working_bytes(m, m, draw.dtype))
+    each = working_bytes(m, m, draw.dtype) + m * m * draw.dtype.itemsize
+    room = min(BATCH_BYTES, launcher.free_bytes() // 2)
+    piece = max(1, room // each)
     for a in range(0, count, piece):
         frames = xp.empty((min(piece, count - a), m, m), draw.dtype)
         stream = stream_id(Stream.HIDDEN_LAYER, a)
