@@ -16,6 +16,7 @@ GRANTED = 48 * 1024
 # Per cent of a multiprocessor's memory that are not cache.
 ALL_SHARED = 100
 MOST_ROWS = 65_535
+WARP = 32
 # Types of a kernel's arrays beside its own: losses and problems, tables, indices, counters.
 READ_BY_ALL = tuple(np.dtype(name) for name in ("float64", "int64", "int32", "uint32"))
 # Two blocks of 256 threads on a multiprocessor.
@@ -87,7 +88,9 @@ class Launcher:
         self, constants: Constants, blocks: int, threads: int, shared: int, arguments: Any
     ) -> None:
         """Start the zigzag kernel; blocks that wait for each other are all on the card at once."""
-        grouped = bool(dict(constants)["GROUPED"])
+        grouped, crews = bool(dict(constants)["GROUPED"]), dict(constants)["CREWS"]
+        if crews > 1 and threads % (crews * WARP):
+            raise ValueError(f"{crews} crews of a block are whole warps, not {threads} threads")
         registers = most_registers(threads)
         kernel = self._kernel("train_networks", "zigzag", constants, registers, grouped, shared)
         if grouped:

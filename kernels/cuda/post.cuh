@@ -5,6 +5,10 @@
 // trip through the second-level cache; a flag beside them would be another, and writing it would
 // wait for all weights on their way to memory. The number's own last bit is rounded into the one
 // before it: it is half of that, and rounded to odd it goes up as often as down.
+//
+// Nothing else is ordered by these accesses, except by what depends on them: a number is posted after
+// all were read that it was formed from, also those of the last sweep, whose places are then written
+// anew. All else that blocks leave for each other waits for the next meeting (`settle`).
 
 // Numbers of one output, and of so many tiles of outputs, where blocks hand them over: first the
 // products of t, or its co-states, then the products of t+1.

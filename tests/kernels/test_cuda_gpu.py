@@ -16,7 +16,7 @@ from fastdln.gpu import card as gpu
 from fastdln.gpu import chain as gpu_chain
 from fastdln.gpu import descent as gpu_descent
 from fastdln.gpu.launch import Launcher
-from fastdln.kernels.cuda.batch import Team
+from fastdln.kernels.cuda.batch import Team, kernel_constants
 from fastdln.rules import Rule
 
 needs_card = pytest.mark.skipif(
@@ -318,3 +318,5 @@ def test_bad_arrays_are_refused(launcher):
         launcher("random", "fill_normals", (1, 1), 32, 0, (np.zeros(3),))
     with pytest.raises(ValueError, match="bytes of shared memory"):
         launcher("random", "fill_normals", (1, 1), 32, 1 << 20, ())
+    with pytest.raises(ValueError, match="whole warps, not 66 threads"):
+        launcher.zigzag(kernel_constants(3, 5, False, True, 2), 2, 66, 0, ())

@@ -43,7 +43,7 @@ def test_one_input_and_one_output(rng):
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("team", TEAMS[:3], ids=str)
+@pytest.mark.parametrize("team", [*TEAMS[:3], *TEAMS[6:]], ids=str)
 def test_momentum_and_weight_decay(team, nesterov, dtype, rng):
     networks = Networks([(5, 9, 4, 3), (5, 3), (5, 6, 3)], dtype, rng, 0.05, 0.8, nesterov)
     batch = networks.batch(np, team, steps=6)
@@ -60,7 +60,7 @@ def sampled(networks, rng, n=11, size=9):
     return samples, steps
 
 
-@pytest.mark.parametrize("team", [TEAMS[0], TEAMS[1], TEAMS[4]], ids=str)
+@pytest.mark.parametrize("team", [TEAMS[0], TEAMS[1], *TEAMS[4:]], ids=str)
 @pytest.mark.parametrize("shapes", SHAPES[2:], ids=str)
 def test_minibatches(shapes, team, dtype, rng):
     networks = Networks(shapes, dtype, rng, 0.02, 0.5)
@@ -115,7 +115,7 @@ def test_a_spent_budget_ends_a_launch_after_a_step(rng):
         assert batch.steps_taken() == [step + 1]
 
 
-@pytest.mark.parametrize("team", TEAMS[:3], ids=str)
+@pytest.mark.parametrize("team", [*TEAMS[:3], *TEAMS[6:]], ids=str)
 def test_gradients_from_outside(team, rng):
     """Any objective: M comes out, a gradient goes in, one step is taken."""
     networks = Networks([(5, 6, 4, 3)], "float64", rng)
@@ -156,6 +156,21 @@ def test_repeated_runs_have_the_same_bits(rng):
     for _ in range(2):
         batch = networks.batch(np, kernels.Team(2, 9), steps=5)
         batch.advance(shim_launch("float32"), np.arange(2), 5)
+        runs.append(batch)
+    np.testing.assert_array_equal(runs[0].weights, runs[1].weights)
+    np.testing.assert_array_equal(runs[0].losses, runs[1].losses)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("team", TEAMS[5:], ids=str)
+def test_crews_change_no_bit_and_leave_their_places_empty(team, momentum, dtype, rng):
+    networks = Networks([(5, *[22] * 6, 3), (5, 9, 17, 3)], dtype, rng, 0.02, momentum)
+    runs = []
+    for crews in (1, 2):
+        batch = networks.batch(np, team._replace(crews=crews), steps=5)
+        for goal in (0, 2, 5):
+            batch.advance(shim_launch(dtype), np.arange(2), goal)
+            assert not batch.exchange.any()
         runs.append(batch)
     np.testing.assert_array_equal(runs[0].weights, runs[1].weights)
     np.testing.assert_array_equal(runs[0].losses, runs[1].losses)
