@@ -177,10 +177,15 @@ def train_together(
         team = team_of(launcher, widths, objective, rule)
         if team is None:
             raise ValueError(f"networks of widths {widths} are trained one by one on a card")
-        most = len(members)
+        most, said = len(members), False
         while members:
             packing = _fitting(launcher, jobs, members[:most], team, rule, steps, extra)
             taken = members[: len(packing.widths)]
+            if len(taken) < min(most, len(members)) and not said:
+                log.info(
+                    "%s holds %d of %d networks at once", launcher.card, len(taken), len(members)
+                )
+                said = True
             try:
                 batch = _loaded(
                     launcher, [jobs[i] for i in taken], packing, team, rule, objective, steps,
@@ -241,7 +246,6 @@ def _fitting(
         room = free * MEMORY_SHARE / needed
         if room >= 1:
             return packing
-        log.info("%s holds %d of %d networks at once", launcher.card, int(room * count), count)
         count = min(count - 1, max(1, int(room * count)))
 
 

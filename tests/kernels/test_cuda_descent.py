@@ -185,12 +185,14 @@ def _full():
     raise NoRoom
 
 
-def test_a_batch_is_cut_to_the_memory_that_is_free(rng):
+def test_a_batch_is_cut_to_the_memory_that_is_free(rng, caplog):
     objective = regression(rng).reduced
     work = jobs(rng, (3,) * 6)
     launcher = ShimLauncher("float64", free=8000)
-    found = [o.index for o in outcomes(launcher, work, objective, 2)]
+    with caplog.at_level(logging.INFO, "fastdln"):
+        found = [o.index for o in outcomes(launcher, work, objective, 2)]
     assert sorted(found) == list(range(6))
+    assert caplog.text.count("gpu:0 holds 1 of 6 networks at once") == 1
     with pytest.raises(MemoryError, match="but 100 bytes"):
         list(
             gpu_batch.train_together(ShimLauncher("float64", 100), work, Rule(), objective, 2, 0.0)
