@@ -374,7 +374,7 @@ def _checked(weights: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def _operand(name: str, value: np.ndarray, dtype: np.dtype, rows: int, of: str) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype != dtype:
-        kind = value.dtype if isinstance(value, np.ndarray) else check.kind(value)
+        kind = check.kind_or_dtype(value)
         raise TypeError(f"{name} must be an array of the weights' dtype {dtype}, not {kind}")
     if value.ndim != 2 or value.size == 0 or value.shape[0] != rows:
         raise ValueError(
@@ -390,7 +390,7 @@ def _output(
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
-        kind = out.dtype if isinstance(out, np.ndarray) else check.kind(out)
+        kind = check.kind_or_dtype(out)
         raise TypeError(f"{name} must be an array of the weights' dtype {dtype}, not {kind}")
     flags = out.flags
     if out.shape != shape or not (flags.c_contiguous and flags.writeable and flags.aligned):

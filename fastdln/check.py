@@ -17,6 +17,11 @@ def kind(value: Any) -> str:
     return name if library == "builtins" else f"{library}.{name}"
 
 
+def kind_or_dtype(value: Any) -> str:
+    """Return the dtype of a NumPy array, or the name of another value's type."""
+    return str(value.dtype) if isinstance(value, np.ndarray) else kind(value)
+
+
 def integer(name: str, value: Any, least: int) -> int:
     """Return `value` as an int of at least `least`; bools and non-integers are refused."""
     if isinstance(value, bool | np.bool_):

@@ -142,7 +142,9 @@ class HaarReflectors:
             If `out` has another dtype or shape.
         """
         if not isinstance(out, np.ndarray) or out.dtype != self.dtype:
-            raise TypeError(f"out must be an array of dtype {self.dtype}, not {_kind(out)}")
+            raise TypeError(
+                f"out must be an array of dtype {self.dtype}, not {check.kind_or_dtype(out)}"
+            )
         if out.shape != (self.n, self.p):
             raise ValueError(f"out must have shape {(self.n, self.p)}, not {out.shape}")
         Q = self._buffer(out)
@@ -278,7 +280,3 @@ def _result(Q: np.ndarray, rows: int, X: np.ndarray) -> np.ndarray:
 
 def _pieces(begin: int, end: int) -> list[tuple[int, int]]:
     return [(a, min(a + PIECE_ROWS, end)) for a in range(begin, end, PIECE_ROWS)]
-
-
-def _kind(value: Any) -> str:
-    return str(value.dtype) if isinstance(value, np.ndarray) else check.kind(value)

@@ -36,6 +36,7 @@ Progress = dict[int, tuple[int, float]]
 
 # Share of the card's free memory that a batch may plan to take: the rest is for the pool's gaps.
 MEMORY_SHARE = 0.9
+SMALLER = "use a smaller width, depth or dtype"
 
 
 @dataclass(frozen=True)
@@ -110,15 +111,24 @@ def put_layers(launcher: Any, layers: Sequence[Any], place: Callable[[int], Any]
         place(i)[...] = launcher.xp.asarray(whole(layer), dtype=launcher.dtype)
 
 
+def require_room(launcher: Any, widths: tuple[int, ...], needed: int) -> None:
+    """Raise MemoryError unless a network that takes `needed` bytes can be drawn on the card."""
+    needed += drawing_bytes(widths, launcher.dtype)
+    memory.require(needed, launcher.free_bytes(), _named(launcher, widths), SMALLER)
+
+
 def no_room(launcher: Any, widths: tuple[int, ...]) -> MemoryError:
     """Return the error for a network that seemed to fit, and yet an allocation of it failed."""
     free = launcher.free_bytes()
     return MemoryError(
-        f"{launcher.card} ran out of memory while a network of depth {len(widths) - 1} and width"
-        f" {max(widths[1:-1], default=0)} was put there, with {free:,} bytes"
-        f" ({memory.readable(free)}) left in pieces; other processes may use the card, or use a"
-        " smaller width, depth or dtype"
+        f"{_named(launcher, widths)} ran out of memory with {free:,} bytes"
+        f" ({memory.readable(free)}) left in pieces; other processes may use the card, or {SMALLER}"
     )
+
+
+def _named(launcher: Any, widths: tuple[int, ...]) -> str:
+    width = max(widths[1:-1], default=0)
+    return f"a network of depth {len(widths) - 1} and width {width} on {launcher.card}"
 
 
 def team_of(launcher: Any, widths: tuple[int, ...], objective: Any, rule: Rule) -> Team | None:
@@ -232,18 +242,14 @@ def _fitting(
     `extra` are the bytes that they take together, however many they are.
     """
     count = len(members)
-    extra += max(drawing_bytes(jobs[i].widths, launcher.dtype) for i in members)
+    drawing = max(drawing_bytes(jobs[i].widths, launcher.dtype) for i in members)
     while True:
         packing = Packing([jobs[i].widths for i in members[:count]], launcher.dtype)
         needed = batch_bytes(packing, team, rule.momentum > 0, steps) + extra
-        free = launcher.free_bytes()
         if count == 1:
-            memory.require(
-                needed, free, f"a network of depth {packing.depth(0)} on {launcher.card}",
-                "use a smaller width, depth or dtype",
-            )  # fmt: skip
+            require_room(launcher, packing.widths[0], needed)
             return packing
-        room = free * MEMORY_SHARE / needed
+        room = launcher.free_bytes() * MEMORY_SHARE / (needed + drawing)
         if room >= 1:
             return packing
         count = min(count - 1, max(1, int(room * count)))

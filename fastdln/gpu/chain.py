@@ -89,11 +89,10 @@ def _gradients(layers: list[Any], G: Any, turned: bool = False) -> list[Any]:
         suffixes[i] = suffixes[i - 1] @ layers[-i]
     found, C = [], G
     for w, B in zip(layers, suffixes[::-1], strict=True):
-        if B is None:
+        if B is None:  # the last layer
             found.append((C.T if turned else C).copy())
         else:
             found.append(C.T @ B if turned else B.T @ C)
-        if B is not None:
             C = C @ w.T
     return found
 

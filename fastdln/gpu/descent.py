@@ -11,14 +11,20 @@ from fastdln.kernels.cuda.batch import MOST_CARRIED, Batch, batch_bytes, to_host
 from fastdln.kernels.cuda.packing import Packing
 from fastdln.kernels.cuda.two_pass import ADAM, PLAIN, VELOCITY, Steps, TwoPass, two_pass_bytes
 
-from .. import memory
 from ..regression import ReducedRegression
 from ..rules import Rates, Rule
 from ..run import FRESH, PIECE_SECONDS, Callback, Past, Run, Schedule, next_piece
-from .batch import Job, motion, no_room, put_layers, regression_problem, samples_of
+from .batch import (
+    Job,
+    motion,
+    no_room,
+    put_layers,
+    regression_problem,
+    require_room,
+    samples_of,
+)
 from .objectives import objective_on_card
 from .pace import Pace
-from .start import drawing_bytes
 from .teams import choose_team, is_carried
 
 # Layers up to which the kernels of a step are recorded once and queued together.
@@ -214,7 +220,8 @@ class _Zigzag:
         assert team is not None  # `_goes_zigzag` has asked
         some = None if objective is None else samples_of(objective, [job])
         extra = 0 if some is None else some.rows.nbytes
-        _require(launcher, job, batch_bytes(packing, team, velocity, steps) + extra)
+        needed = batch_bytes(packing, team, velocity, steps) + extra
+        require_room(launcher, job.widths, needed)
         self._batch = Batch(
             launcher.xp, packing, [motion(job, rule)], steps=steps, tolerance=tolerance,
             problems=[regression_problem(objective)] if objective is not None else [], team=team,
@@ -266,7 +273,8 @@ class _TwoPass:
         if self._mirrored:
             widths, rows = widths[::-1], rows[::-1]
         moving = _steps(rule, rows, job.learning_rate)
-        _require(launcher, job, two_pass_bytes(widths, launcher.dtype, moving.kind, steps))
+        needed = two_pass_bytes(widths, launcher.dtype, moving.kind, steps)
+        require_room(launcher, job.widths, needed)
         self._launcher, self._limit, self._steps = launcher, steps, 1
         self._work: Callable[[], None] | None = None
         constant = 0.0
@@ -358,15 +366,4 @@ def _steps(rule: Rule, rows: np.ndarray, learning_rate: float) -> Steps:
     rates = Rates.of(rule, learning_rate, rows)
     return Steps(
         kind, rule.nesterov, rates.steps, rates.pulls, rates.scales, rates.decay, rule.momentum
-    )
-
-
-def _require(launcher: Any, job: Job, needed: int) -> None:
-    hidden = job.widths[1:-1]
-    memory.require(
-        needed + drawing_bytes(job.widths, launcher.dtype),
-        launcher.free_bytes(),
-        f"training a network of depth {len(job.rows)} and width {max(hidden, default=0)}"
-        f" on {launcher.card}",
-        "use a smaller width, depth or dtype",
     )

@@ -179,7 +179,7 @@ class Launcher:
 
 def most_registers(threads: int) -> int:
     """Return the registers of a thread that a block of so many threads can have."""
-    return min(255, 65_536 // max(threads, 32) // 8 * 8)
+    return min(255, 65_536 // max(threads, WARP) // 8 * 8)
 
 
 def _leading(batch: Any) -> tuple[int, bool]:

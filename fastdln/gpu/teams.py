@@ -19,11 +19,12 @@ from fastdln.kernels.cuda.batch import (
 )
 from fastdln.kernels.cuda.packing import Packing, tile, vectors
 
+from .launch import WARP
+
 MOST_THREADS = 256
 MOST_PARTS = 12
 # Networks up to this width have a block each: their layers take less than a wait for another block.
 ALONE_TO = 32
-WARP = 32
 SCHEDULERS = 4
 # Networks to a multiprocessor by which the team of many is chosen.
 MANY = 4

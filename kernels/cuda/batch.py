@@ -160,6 +160,7 @@ class Batch:
         self.samples = xp.asarray(np.ascontiguousarray(rows, np.float64))
         self.losses = xp.full(count * (0 if self.external else steps + 1), np.nan)
         self.steps = xp.full(count * team.group, -1, dtype=np.int64)
+        # Every launch leaves it zero, as it must find it.
         self.exchange = xp.zeros(count * exchange_size(packing, team), dtype)
         self.meetings = xp.zeros(count * meeting_size(team), np.uint32)
         self._networks = np.zeros((count, NETWORK_FIELDS), np.int64)
@@ -331,8 +332,8 @@ def stages(packing: Packing, team: Team) -> int:
 def most_tiles(packing: Packing, team: Team) -> int:
     """Return the most tiles of a layer that one thread goes through."""
     most = 0
-    for pair in {pair for w in packing.widths for pair in zip(w, w[1:], strict=False)}:
-        rows, columns = (vectors(n, packing.dtype) for n in pair)
+    for shape in packing.shapes:
+        rows, columns = (vectors(n, packing.dtype) for n in shape)
         for outputs, terms in ((rows, columns), (columns, rows)):
             own, inner = team.own(outputs), math.ceil(terms / team.parts)
             most = max(most, math.ceil(inner / max(1, min(team.threads // own, inner))))

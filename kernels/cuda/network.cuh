@@ -36,7 +36,7 @@ struct Block {
     const i64* layers;
     const real *rates, *pulls;
     real *exchange, *shares;  // finished products, and what is to be added up: two halves each
-    u32 *meeting, met;        // a counter of the group's blocks, and where it stands once all came
+    u32 *meeting, due;        // a counter of the group's blocks, and where it stands once all came
     u32 visits;
     int depth, member, widest, held, nesterov;
     int stages;  // tiles of a thread in the ring

@@ -52,6 +52,8 @@ class Packing:
         none.
     first : ndarray of int64, shape (networks + 1,)
         Row of `layers` at which each network begins.
+    shapes : set of tuple of int
+        All (rows, columns) that layers have, each once.
     size, slot_size : int
         Numbers in all weights and in all products kept from sweep to sweep.
     widest : int
@@ -80,10 +82,11 @@ class Packing:
         network = np.repeat(np.arange(len(boundaries)), np.diff(self.first))
         below = np.arange(len(columns)) + network
         unlike = np.concatenate([_unlike(n[1:], n[:-1]) for n in boundaries], axis=1)
-        shape = np.unique(np.stack([rows, columns]), axis=1, return_inverse=True)[1].ravel()
+        pairs, shape = np.unique(np.stack([rows, columns]), axis=1, return_inverse=True)
+        self.shapes = set(map(tuple, pairs.T.tolist()))
         self.layers = np.stack(
             [
-                np.cumsum(sizes) - sizes, shape, rows, columns, stride, starts[below],
+                np.cumsum(sizes) - sizes, shape.ravel(), rows, columns, stride, starts[below],
                 starts[below + 1], *unlike, 0 * rows,
             ],
             axis=1,

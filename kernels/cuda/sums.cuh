@@ -52,13 +52,13 @@ DEVICE void gather_one(const Part& part, const real* partial, int item, real* ta
 }
 
 // Vectors of the chains' sums for so many tiles of outputs: first those of t, then those of t+1.
-template <bool DOWN, int CHAINS>
+template <int CHAINS>
 DEVICE int first_items(int own) {
     return CHAINS & OLD ? own * TILE * vectors(NARROW) : 0;
 }
 template <bool DOWN, int CHAINS>
 DEVICE int all_items(int own) {
-    return first_items<DOWN, CHAINS>(own) + (CHAINS & NEW ? own * TILE * vectors(AFTER<DOWN>) : 0);
+    return first_items<CHAINS>(own) + (CHAINS & NEW ? own * TILE * vectors(AFTER<DOWN>) : 0);
 }
 
 // Add up the threads' shares of every output of this block: into the products that the next visit
@@ -72,7 +72,7 @@ DEVICE void gather(const Block& b, const Part& part, real* slots) {
                    : finished ? b.exchange + half * handed(b.widest)
                               : b.shares + (half * b.parts + b.part) * handed(b.widest);
     real* after = target + (GROUPED ? after_handed(b.widest) : after_in(b.held));
-    const int first = first_items<DOWN, CHAINS>(part.own), all = all_items<DOWN, CHAINS>(part.own);
+    const int first = first_items<CHAINS>(part.own), all = all_items<DOWN, CHAINS>(part.own);
     for (int item = worker(); item < all; item += workers()) {
         if (CHAINS & OLD && item < first) {
             gather_one<NARROW>(part, b.partial, item, target, nullptr, mark(b));
@@ -111,7 +111,7 @@ DEVICE void finish(const Block& b, const Part& part, real* slots) {
     share(part.own, b.part, b.parts, mine.first, mine.own);
     mine.first += part.first;
     mine.inverse = (real)1 / (real)(mine.own ? mine.own : 1);
-    const int first = first_items<DOWN, CHAINS>(mine.own), all = all_items<DOWN, CHAINS>(mine.own);
+    const int first = first_items<CHAINS>(mine.own), all = all_items<DOWN, CHAINS>(mine.own);
     for (int item = worker(); item < all; item += workers()) {
         if (CHAINS & OLD && item < first) {
             int k = item % vectors(NARROW), position = item / vectors(NARROW);
@@ -163,9 +163,9 @@ DEVICE void collect(const Block& b, const Part& part, bool whole) {
 
 // All blocks of the group have come here; each sees what all wrote before.
 DEVICE void meet(Block& b) {
-    b.met += b.parts * b.columns;
+    b.due += b.parts * b.columns;
     arrive(b.meeting);
-    if (thread() == 0) wait_until(b.meeting, b.met);
+    if (thread() == 0) wait_until(b.meeting, b.due);
     sync_block();
 }
 

@@ -111,7 +111,7 @@ DEVICE void follow(Block& b, Part part, bool moving) {
         sync_crew();
     }
     if (CHAINS & OLD) wait_copies<0>();
-    if (CHAINS == OLD) {
+    if (CHAINS == OLD) {  // what the other crew told of the last two layers
         for (int visit = b.depth > 2 ? b.depth : 2; visit < b.depth + 2; visit++) {
             sync_at(heard + visit % 2, threads());
         }
@@ -276,7 +276,7 @@ KERNEL void train_networks(const i64* networks, const double* numbers, const i64
     b.exchange = exchange + index * (parts > 1 ? 2 + 2 * parts : 2) * handed(widest);
     b.shares = b.exchange + 2 * handed(widest);
     b.meeting = meetings + (i64)index * apart;
-    b.met = 0;
+    b.due = 0;
     b.visits = 0;
     carve(b, own);
     const i64 state = network[STATE] * group + member, goal = network[GOAL];

@@ -115,6 +115,17 @@ def test_too_little_memory_names_the_bytes(rng):
             )  # fmt: skip
 
 
+def test_memory_for_drawing_is_planned(rng):
+    """A network that would fit once it is there, but not the layer that is drawn beside it."""
+    widths, dtype = (5, 60, 60, 3), np.dtype("float64")
+    free = two_pass.two_pass_bytes(widths, dtype, two_pass.PLAIN, 1) + 8 * 60 * 60
+    with pytest.raises(MemoryError, match=f"but {free:,} bytes"):
+        gpu_descent.Descent(
+            [], widths, dtype, np.array([60, 60, 3]), 0.1, Rule(), regression(rng).reduced, 1, 0.0,
+            kernel="two-pass", launcher=ShimLauncher("float64", free=free),
+        )  # fmt: skip
+
+
 def jobs(rng, depths=(1, 4, 2, 6, 3), width=7):
     made = []
     for depth in depths:
@@ -177,7 +188,7 @@ def test_running_out_of_memory_shrinks_the_batch_and_says_so(rng, monkeypatch, c
             check_job(work[outcome.index], outcome, objective, 3)
     assert "with 5 networks at once; going on with 2" in caplog.text
     monkeypatch.setattr(gpu_batch, "Batch", lambda *a, **k: limited(*a, **k) if 0 else _full())
-    with pytest.raises(MemoryError, match="ran out of memory while a network of depth 6"):
+    with pytest.raises(MemoryError, match="a network of depth 6 and width 7 .* ran out of memory"):
         list(gpu_batch.train_together(launcher, work, Rule(), objective, 3, 1e-12))
 
 
