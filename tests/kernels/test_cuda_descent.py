@@ -188,7 +188,7 @@ def test_running_out_of_memory_shrinks_the_batch_and_says_so(rng, monkeypatch, c
             check_job(work[outcome.index], outcome, objective, 3)
     assert "with 5 networks at once; going on with 2" in caplog.text
     monkeypatch.setattr(gpu_batch, "Batch", lambda *a, **k: limited(*a, **k) if 0 else _full())
-    with pytest.raises(MemoryError, match="a network of depth 6 and width 7 .* ran out of memory"):
+    with pytest.raises(MemoryError, match=r"a network of depth 6 and width 7 .* ran out of memory"):
         list(gpu_batch.train_together(launcher, work, Rule(), objective, 3, 1e-12))
 
 
