@@ -1,7 +1,7 @@
 """Chain kernels: seconds a step, against peers, the roofline, depth and width; many networks.
 
 ``python -m benchmarks.chain`` prints the table of RESULTS.md, ``python -m benchmarks.chain
-calibrate`` the constants of `fastdln.kernel_choice`.
+calibrate`` the constants of `fastdln.backends.cpu.cost_model`.
 """
 
 import json
@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 import fastdln
-from fastdln.engine import Descent
-from fastdln.kernel_choice import Choice
-from fastdln.regression import reduce_regression
-from fastdln.rules import Rule
+from fastdln.backends.cpu.cost_model import Choice
+from fastdln.backends.cpu.trainer import Descent
+from fastdln.objectives.regression import reduce_regression
+from fastdln.optim.optimizers import Rule
 
 from . import common
 
@@ -430,7 +430,7 @@ def _available(name: str) -> bool:
 
 
 def calibrate() -> None:
-    """Print what `fastdln.kernel_choice.COSTS` should be on this machine."""
+    """Print what `fastdln.backends.cpu.cost_model.COSTS` should be on this machine."""
     rates, traffic = {}, []
     for dtype in DTYPES:
         near, far = Steps("300x12", dtype, "two-pass", 1), Steps("1500x20", dtype, "two-pass", 1)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fastdln import parallel, random
+from fastdln import rng as random
+from fastdln.utils import threads as parallel
 
 # Seconds before each timing: worker threads of OpenMP and OpenBLAS go on spinning for a while
 # after their own call and would take a core from the next one's.

@@ -1,7 +1,7 @@
 """Training and sampling on a card, beside PyTorch, JAX and CuPy doing the same step.
 
 ``python -m benchmarks.gpu`` prints the table and writes JSON; it needs neither asv nor a network.
-``--teams`` times other teams of blocks and threads than the chosen one, for `fastdln.gpu.teams`.
+``--teams`` times other teams of blocks and threads than the chosen one, for `fastdln.backends.gpu.cost_model`.
 """
 
 import argparse
@@ -16,8 +16,8 @@ import time
 
 import numpy as np
 
-from fastdln.gpu import card as gpu
-from fastdln.rules import Rule
+from fastdln.backends.gpu import device as gpu
+from fastdln.optim.optimizers import Rule
 
 # JAX would take three quarters of the card for itself when first used.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -43,7 +43,7 @@ def setup_card():
         card = gpu.require_gpu("gpu")
     except (ImportError, RuntimeError, ValueError) as error:
         raise NotImplementedError(str(error)) from error
-    from fastdln.gpu.launch import Launcher
+    from fastdln.backends.gpu.launcher import Launcher
 
     return card, Launcher(card, "float32")
 
@@ -67,11 +67,11 @@ class Ours:
     """Networks at work in the zigzag kernel; `step(n)` takes n steps of all of them."""
 
     def __init__(self, launcher, networks, width, depth, team=None):
-        from fastdln.gpu.batch import Job, motion, regression_problem
-        from fastdln.gpu.teams import choose_team
-        from fastdln.kernels.cuda.batch import Batch
+        from fastdln.backends.gpu.batch import Job, motion, regression_problem
+        from fastdln.backends.gpu.cost_model import choose_team
         from fastdln.kernels.cuda.packing import Packing
         from fastdln.kernels.cuda.random import fill_normals
+        from fastdln.kernels.cuda.zigzag import Batch
 
         widths = (D, *[width] * (depth - 1), Q)
         packing = Packing([widths] * networks, "float32")
@@ -223,8 +223,8 @@ def jax_steps(networks, width, depth):
 
 def ours_haar(card, count, n):
     """Return fastdln's sampling of a batch."""
-    from fastdln.gpu.haar import haar_batch
-    from fastdln.random import Stream
+    from fastdln.backends.gpu.haar import haar_batch
+    from fastdln.rng import Stream
 
     def sample():
         with gpu.on_card(card) as cupy:
@@ -321,7 +321,7 @@ def our_step(launcher, networks, width, depth, steps=20, team=None):
 
 def likely_teams(launcher, networks, width, depth, most=8):
     """Return the teams that should be fastest, and the cycles expected of a visit of a layer."""
-    from fastdln.gpu.teams import networks_at_once, step_cycles, teams
+    from fastdln.backends.gpu.cost_model import networks_at_once, step_cycles, teams
     from fastdln.kernels.cuda.packing import Packing
 
     packing = Packing([(D, *[width] * (depth - 1), Q)] * networks, "float32")

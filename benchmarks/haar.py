@@ -3,7 +3,7 @@
 import numpy as np
 
 import fastdln
-from fastdln.random import standard_normal
+from fastdln.rng import standard_normal
 
 from .common import matmul_flops, medians, normals_per_second, ours_over_fastest, peer
 

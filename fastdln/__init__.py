@@ -10,21 +10,21 @@ __version__ = "0.1.0"
 
 # Public name → the module it lives in; an empty name stands for the module itself.
 _HOMES = {
-    "Regression": "regression",
-    "paper_regression": "regression",
-    "Logistic": "logistic",
-    "MatrixCompletion": "sensing",
-    "MatrixSensing": "sensing",
-    "Objective": "objective",
+    "Regression": "objectives.regression",
+    "paper_regression": "objectives.regression",
+    "Logistic": "objectives.logistic",
+    "MatrixCompletion": "objectives.sensing",
+    "MatrixSensing": "objectives.sensing",
+    "Objective": "objectives.base",
     "Network": "network",
-    "initialize": "initialization",
-    "train": "training",
-    "resume": "training",
-    "train_many": "many",
+    "initialize": "initializers.layers",
+    "train": "training.run",
+    "resume": "training.run",
+    "train_many": "training.many",
     "TrainResult": "result",
-    "haar_orthogonal": "haar",
-    "HaarReflectors": "haar",
-    "sweep": "sweeps",
+    "haar_orthogonal": "initializers.haar",
+    "HaarReflectors": "backends.cpu.reflectors",
+    "sweep": "sweeps.sweep",
 }
 _MODULES = ("chain", "theory", "plot")
 

@@ -14,12 +14,11 @@ from typing import Any
 import numba
 import numpy as np
 
-from fastdln.kernels.cpu import plain
+from fastdln.kernels.cpu import strided as plain
 from fastdln.kernels.cpu.layout import aligned_zeros, pad_rows
 from fastdln.kernels.cpu.team import new_meeting
 from fastdln.kernels.cpu.tiles import lanes
-
-from . import check, parallel
+from fastdln.utils import threads, validation
 
 # Multiply-adds of a call below which starting threads (some 100 µs) costs more than it saves.
 TEAM_WORK = 20_000_000
@@ -180,12 +179,12 @@ class _Tables:
 
     def run(self, kernel: Callable[..., Any], *arguments: Any) -> Any:
         """Call `kernel` with these arguments on as many threads as the work is worth."""
-        team = max(1, min(parallel.threads(), self.work // TEAM_WORK))
+        team = max(1, min(threads.available(), self.work // TEAM_WORK))
         work = functools.partial(kernel, *arguments)
         if team == 1:
             return work(0, 1, new_meeting())
         with ThreadPoolExecutor(team) as pool:
-            return parallel.together(pool, team, work)
+            return threads.together(pool, team, work)
 
 
 def _product_down(layers: list[np.ndarray], out: np.ndarray) -> None:
@@ -335,14 +334,14 @@ def _listed(weights: Any) -> list[Any]:
 
 def _any_on_a_card(arrays: Sequence[Any]) -> bool:
     """Tell whether any array lies on a card, by the protocols; imports nothing."""
-    from .gpu.chain import on_a_card
+    from fastdln.backends.gpu.chain import on_a_card
 
     return any(not isinstance(array, np.ndarray) and on_a_card(array) for array in arrays)
 
 
 def _on_card(name: str, out: Any, *arguments: Any) -> Any:
     """Call the function of this name for arrays on a card, which return new arrays."""
-    from .gpu import chain as chain_on_card
+    from fastdln.backends.gpu import chain as chain_on_card
 
     if out is not None:
         raise ValueError("out must be left out for arrays on a card")
@@ -355,10 +354,10 @@ def _checked(weights: Sequence[np.ndarray]) -> list[np.ndarray]:
         raise ValueError("weights must hold at least one layer, but it is empty")
     for i, w in enumerate(layers, start=1):
         if not isinstance(w, np.ndarray):
-            raise TypeError(f"layer {i} must be a NumPy array, not {check.kind(w)}")
+            raise TypeError(f"layer {i} must be a NumPy array, not {validation.kind(w)}")
         if w.ndim != 2 or w.size == 0:
             raise ValueError(f"layer {i} must be a non-empty matrix, not of shape {w.shape}")
-        check.float_dtype(w.dtype)
+        validation.float_dtype(w.dtype)
         if w.dtype != layers[0].dtype:
             raise TypeError(
                 f"weights must share one dtype, but layer {i} is {w.dtype} and layer 1 is"
@@ -374,7 +373,7 @@ def _checked(weights: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def _operand(name: str, value: np.ndarray, dtype: np.dtype, rows: int, of: str) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype != dtype:
-        kind = check.kind_or_dtype(value)
+        kind = validation.kind_or_dtype(value)
         raise TypeError(f"{name} must be an array of the weights' dtype {dtype}, not {kind}")
     if value.ndim != 2 or value.size == 0 or value.shape[0] != rows:
         raise ValueError(
@@ -390,7 +389,7 @@ def _output(
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
-        kind = check.kind_or_dtype(out)
+        kind = validation.kind_or_dtype(out)
         raise TypeError(f"{name} must be an array of the weights' dtype {dtype}, not {kind}")
     flags = out.flags
     if out.shape != shape or not (flags.c_contiguous and flags.writeable and flags.aligned):

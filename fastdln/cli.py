@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     import xarray as xr
 
-    from .regression import Regression
+    from fastdln.objectives.regression import Regression
 
 # Heavy imports stand inside the commands, so that --help and mistakes answer at once.
 
@@ -123,7 +123,7 @@ def figure1(
     quiet: QuietOption = False,
 ) -> None:
     """Draw the paper's Figure 1: how far networks have trained, over width and depth."""
-    from . import figures
+    from fastdln import figures
 
     files = figures.figure1(preset, output, device=device, progress=not quiet, say=typer.echo)
     typer.echo(f"wrote {', '.join(map(str, files))}")
@@ -138,7 +138,7 @@ def figure2(
     quiet: QuietOption = False,
 ) -> None:
     """Draw the paper's Figure 2: loss while training, for several widths and depths."""
-    from . import figures
+    from fastdln import figures
 
     files = figures.figure2(preset, output, device=device, progress=not quiet, say=typer.echo)
     typer.echo(f"wrote {', '.join(map(str, files))}")
@@ -173,7 +173,7 @@ def train(
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the loss to this file")] = None,
 ) -> None:
     """Train one network and print what came of it."""
-    from .training import train as run
+    from fastdln.training.run import train as run
 
     widths = whole_numbers("--width", width)
     if plot is not None:
@@ -199,7 +199,7 @@ def train(
     )
     typer.echo(_report(result))
     if plot is not None:
-        from . import plot as plots
+        from fastdln import plot as plots
 
         plots.save(plots.loss_curves(result), plot)
         typer.echo(f"wrote {plot}")
@@ -235,7 +235,7 @@ def sweep(
     quiet: QuietOption = False,
 ) -> None:
     """Train a network for every init, width, depth and seed; run again to continue."""
-    from .sweeps import sweep as run
+    from fastdln.sweeps.sweep import sweep as run
 
     dataset = run(
         _problem(data),
@@ -278,11 +278,11 @@ def plot(
     widths: Annotated[str | None, typer.Option("--widths", help="Only these widths")] = None,
 ) -> None:
     """Draw a sweep, finished or not."""
-    from . import check
-    from . import plot as plots
-    from .store import read
+    from fastdln import plot as plots
+    from fastdln.sweeps.store import read
+    from fastdln.utils import validation
 
-    check.one_of("--kind", kind, ("heatmaps", "curves"))
+    validation.one_of("--kind", kind, ("heatmaps", "curves"))
     output = output or store.with_suffix(".png")
     _check_figure_name(output)
     dataset = _selected(read(store), width=widths, depth=depths)
@@ -301,7 +301,7 @@ def plot(
 @guarded
 def info() -> None:
     """Print versions, processor, kernels chosen and why, memory, BLAS and GPU (or why none)."""
-    from .info import info as find
+    from fastdln.info import info as find
 
     typer.echo(str(find()))
 
@@ -334,7 +334,7 @@ def _problem(data: Path | None) -> "Regression":
     """Return the regression in a file, or the paper's."""
     import numpy as np
 
-    from .regression import Regression, paper_regression
+    from fastdln.objectives.regression import Regression, paper_regression
 
     if data is None:
         return paper_regression()

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import check, parallel
-from .cells import Cell, Grid
-from .progress import duration
+from fastdln.sweeps.grid import Cell, Grid
+from fastdln.sweeps.progress import duration
+from fastdln.utils import threads, validation
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -97,7 +97,7 @@ def figure1(
     """
 
     def draw(dataset: "xr.Dataset") -> "Figure":
-        from .plot import heatmaps
+        from fastdln.plot import heatmaps
 
         return heatmaps(dataset, [int(s) for s in dataset["step"].values if s])
 
@@ -119,7 +119,7 @@ def figure2(
     """
 
     def draw(dataset: "xr.Dataset") -> "Figure":
-        from .plot import loss_curves
+        from fastdln.plot import loss_curves
 
         return loss_curves(dataset)
 
@@ -137,10 +137,10 @@ def _figure(
     client: Any,
     say: Callable[[str], None] | None,
 ) -> tuple[Path, ...]:
-    from .plot import save
+    from fastdln.plot import save
 
-    chosen = presets[check.one_of("preset", preset, presets)]
-    device = check.device(device) if client is None else check.device_name(device)
+    chosen = presets[validation.one_of("preset", preset, presets)]
+    device = validation.device(device) if client is None else validation.device_name(device)
     directory = _directory(output, f"{name}-{preset}")
     store = directory / f"{name}.zarr"
     if say is not None:
@@ -158,7 +158,7 @@ def _figure(
 
 def _directory(output: Any, default: str) -> Path:
     """Return the directory for the results, made if need be."""
-    from .store import local_path
+    from fastdln.sweeps.store import local_path
 
     directory = local_path(default if output is None else output)
     if directory.exists() and not directory.is_dir():
@@ -171,8 +171,8 @@ def _directory(output: Any, default: str) -> Path:
 
 
 def _sweep(preset: Preset, store: Path, progress: bool, device: str, client: Any) -> "xr.Dataset":
-    from .regression import paper_regression
-    from .sweeps import sweep
+    from fastdln.objectives.regression import paper_regression
+    from fastdln.sweeps.sweep import sweep
 
     return sweep(
         paper_regression(),
@@ -211,7 +211,7 @@ def _grid(preset: Preset) -> Grid:
 
 def _pending(grid: Grid, store: Path) -> list[Cell]:
     """Return the cells that are not done yet; all of them where the store is not this grid's."""
-    from .store import read
+    from fastdln.sweeps.store import read
 
     cells = list(grid.cells())
     try:
@@ -224,9 +224,9 @@ def _pending(grid: Grid, store: Path) -> list[Cell]:
 
 
 def _seconds(preset: Preset, cells: list[Cell], workers: int | None = None) -> float:
-    from .estimate import estimate
-    from .regression import paper_regression
-    from .setting import Setting
+    from fastdln.objectives.regression import paper_regression
+    from fastdln.sweeps.estimate import estimate
+    from fastdln.sweeps.setting import Setting
 
     setting = Setting.of(paper_regression(), preset.steps, preset.record_steps, "float32")
-    return estimate(setting, setting.plans(cells), workers or parallel.threads())
+    return estimate(setting, setting.plans(cells), workers or threads.available())

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from . import memory, parallel
+from fastdln.utils import memory, threads
 
 PACKAGES = (
     "fastdln",
@@ -51,7 +51,7 @@ def info() -> Info:
             "processor": {
                 "name": _processor(),
                 "vectors": _vectors(),
-                "threads": f"{parallel.threads()} used by fastdln",
+                "threads": f"{threads.available()} used by fastdln",
                 **_caches(),
             },
             "kernels": _kernels(),
@@ -66,13 +66,13 @@ def _kernels() -> dict[str, str]:
     """Return what the cost model chooses for a few networks of the paper's problem, and why."""
     import numpy as np
 
-    from .kernel_choice import choose
-    from .plan import chain_layout
+    from fastdln.backends.cpu.cost_model import choose
+    from fastdln.reduction.plan import chain_layout
 
     found = {}
     for width, depth in [(26, 700), (100, 4), (300, 30), (1000, 50)]:
         layout = chain_layout((16, *(width,) * (depth - 1), 10), np.dtype("float32"))
-        found[f"{width} × {depth}"] = choose(layout, parallel.threads()).reason
+        found[f"{width} × {depth}"] = choose(layout, threads.available()).reason
     return found
 
 
@@ -174,7 +174,7 @@ def _gpu() -> dict[str, str]:
 
 
 def _cuda_device() -> str:
-    from .gpu.card import require_gpu
+    from fastdln.backends.gpu.device import require_gpu
 
     try:
         return require_gpu("gpu").name

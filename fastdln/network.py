@@ -8,7 +8,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import check
+from fastdln.utils import validation
 
 
 class Network:
@@ -149,14 +149,14 @@ def _short(widths: tuple[int, ...]) -> str:
 
 def _checked(layers: list[np.ndarray]) -> list[np.ndarray]:
     floats = [w for w in layers if w.dtype.kind == "f"]
-    dtype = check.float_dtype(floats[0].dtype) if floats else np.dtype("float64")
+    dtype = validation.float_dtype(floats[0].dtype) if floats else np.dtype("float64")
     checked = []
     for i, w in enumerate(layers, start=1):
         if w.dtype.kind == "f" and w.dtype != dtype:
             raise TypeError(
                 f"weights must share one dtype, but layer {i} is {w.dtype}, not {dtype}"
             )
-        checked.append(check.finite_matrix(f"layer {i}", w, dtype))
+        checked.append(validation.finite_matrix(f"layer {i}", w, dtype))
     for i, (lower, upper) in enumerate(zip(checked, checked[1:], strict=False), start=1):
         if upper.shape[1] != lower.shape[0]:
             raise ValueError(
@@ -181,10 +181,10 @@ def hidden_widths(width: Any, depth: Any) -> tuple[int, ...]:
             raise ValueError("depth must be given where width is one number")
         if width is None:
             raise ValueError("width must be given: one number, or a list of hidden widths")
-        width = check.positive_integer("width", width)
-        return (width,) * (check.positive_integer("depth", depth) - 1)
-    widths = tuple(check.positive_integer(f"width[{i}]", w) for i, w in enumerate(width))
-    if depth is not None and check.positive_integer("depth", depth) != len(widths) + 1:
+        width = validation.positive_integer("width", width)
+        return (width,) * (validation.positive_integer("depth", depth) - 1)
+    widths = tuple(validation.positive_integer(f"width[{i}]", w) for i, w in enumerate(width))
+    if depth is not None and validation.positive_integer("depth", depth) != len(widths) + 1:
         raise ValueError(
             f"width lists {len(widths)} hidden widths, which makes depth {len(widths) + 1},"
             f" but depth is {depth}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import check
+from fastdln.utils import validation
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -123,7 +123,7 @@ def loss_curves(
     """
     import matplotlib as mpl
 
-    check.one_of("scale", scale, ("linear", "log"))
+    validation.one_of("scale", scale, ("linear", "log"))
     with mpl.rc_context(STYLE):
         if hasattr(data, "data_vars"):
             return _draw_sweep_curves(_sweep_dataset(data), scale, title)
@@ -182,7 +182,7 @@ def _recorded_steps(dataset: "xr.Dataset", steps: Iterable[int] | None) -> list[
         return recorded[-1:]
     if isinstance(steps, str) or not isinstance(steps, Iterable):
         raise TypeError(f"steps must be a list of recorded steps, not {steps!r}")
-    chosen = [check.integer("every one of steps", s, 0) for s in steps]
+    chosen = [validation.integer("every one of steps", s, 0) for s in steps]
     for step in chosen:
         if step not in recorded:
             raise ValueError(f"step {step} was not recorded; recorded are {_few(recorded)}")

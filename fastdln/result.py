@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .network import Network
+from fastdln.network import Network
 
 
 @dataclass(frozen=True, eq=False)  # two runs are equal where they are one

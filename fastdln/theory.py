@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from . import check
-from .objective import Objective, check_objective
-from .regression import ReducedRegression, Regression
+from fastdln.objectives.base import Objective, check_objective
+from fastdln.objectives.regression import ReducedRegression, Regression
+from fastdln.utils import validation
 
 
 def _reduced(problem: Regression) -> ReducedRegression:
@@ -65,13 +65,13 @@ def learning_rate(problem: Objective, depth: int) -> float:
         If `depth` is not a positive whole number, or the objective states no `smoothness`.
     """
     check_objective(problem)
-    depth = check.positive_integer("depth", depth)
+    depth = validation.positive_integer("depth", depth)
     smoothness = getattr(problem, "smoothness", None)
     if smoothness is None:
         raise ValueError(
             f"a {type(problem).__name__} states no smoothness, so learning_rate must be given"
         )
-    return problem.d_y / (2 * depth * check.positive_number("smoothness", smoothness))
+    return problem.d_y / (2 * depth * validation.positive_number("smoothness", smoothness))
 
 
 def contraction(problem: Regression, depth: int, learning_rate: float | None = None) -> float:
@@ -94,7 +94,9 @@ def contraction(problem: Regression, depth: int, learning_rate: float | None = N
     """
     largest = _largest_step(problem, depth)
     eta = (
-        largest if learning_rate is None else check.positive_number("learning_rate", learning_rate)
+        largest
+        if learning_rate is None
+        else validation.positive_number("learning_rate", learning_rate)
     )
     if eta > largest * (1 + 1e-12):  # room for the rounding of a caller's own formula
         raise ValueError(
@@ -146,11 +148,14 @@ def loss_bound(
         If an argument is out of range, `learning_rate` is above the theorem's largest, or
         `initial_loss` is below the optimal loss.
     """
-    steps = check.non_negative_integer("steps", steps)
+    steps = validation.non_negative_integer("steps", steps)
     envelope = contraction(problem, depth, learning_rate) ** np.arange(steps + 1.0)
     if initial_loss is None:
         return envelope
-    start, least = check.non_negative_number("initial_loss", initial_loss), optimal_loss(problem)
+    start, least = (
+        validation.non_negative_number("initial_loss", initial_loss),
+        optimal_loss(problem),
+    )
     if start < least:
         raise ValueError(f"initial_loss must be at least the optimal loss {least:.6g}, not {start}")
     return least + envelope * (start - least)
@@ -178,10 +183,10 @@ def required_width(
     TypeError, ValueError
         If `failure_probability` or `constant` is out of range.
     """
-    delta = check.positive_number("failure_probability", failure_probability)
+    delta = validation.positive_number("failure_probability", failure_probability)
     if delta >= 1:
         raise ValueError(f"failure_probability must be between 0 and 1, not {delta}")
-    constant = check.positive_number("constant", constant)
+    constant = validation.positive_number("constant", constant)
     reduced = _reduced(problem)
     solution = np.linalg.norm(reduced.target / reduced.scale, 2)
     inner = problem.d_y * (1 + solution**2) + math.log(reduced.rank / delta)

@@ -47,9 +47,9 @@ def shim_card(monkeypatch):
     """A card where there is none: every kernel for ``device="gpu"`` runs on the CPU."""
     import cuda_cases
 
-    from fastdln import check
-    from fastdln.gpu import launch
+    from fastdln.backends.gpu import launcher as launch
     from fastdln.kernels.cuda import two_pass
+    from fastdln.utils import validation as check
 
     monkeypatch.setattr(check, "device", check.device_name)
     monkeypatch.setattr(launch, "launcher_on", lambda device, dtype: cuda_cases.ShimLauncher(dtype))
@@ -70,7 +70,7 @@ def device(request):
 
 
 def _card(request):
-    from fastdln.gpu.card import available
+    from fastdln.backends.gpu.device import available
 
     if request.param == "shim":
         request.getfixturevalue("shim_card")

@@ -4,7 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from fastdln.kernels.cpu import chain, layout, team
+from fastdln.kernels.cpu import layout, team
+from fastdln.kernels.cpu import two_pass as chain
 from fastdln.kernels.cpu.tiles import lanes
 
 

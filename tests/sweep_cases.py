@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fastdln.regression import Regression
-from fastdln.sweeps import sweep
+from fastdln.objectives.regression import Regression
+from fastdln.sweeps.sweep import sweep
 
 WIDTHS, DEPTHS = (3, 8), (1, 4, 6)
 

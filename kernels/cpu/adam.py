@@ -2,7 +2,11 @@
 
 import numpy as np
 
-from .chain import (
+from fastdln.kernels.cpu.jit import kernel, part
+from fastdln.kernels.cpu.layout import OFFSET, PRODUCT, STRIDE, VECTORS, Layout
+from fastdln.kernels.cpu.team import meet, share
+from fastdln.kernels.cpu.tiles import lanes
+from fastdln.kernels.cpu.two_pass import (
     FOUR,
     FRESH,
     ONE,
@@ -12,10 +16,6 @@ from .chain import (
     costate_columns,
     share_rows,
 )
-from .jit import kernel, part
-from .layout import OFFSET, PRODUCT, STRIDE, VECTORS, Layout
-from .team import meet, share
-from .tiles import lanes
 
 
 def slope_numbers(layout: Layout) -> int:

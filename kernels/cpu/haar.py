@@ -1,19 +1,25 @@
 """Haar orthogonal frames: independent reflectors multiplied out, one panel of columns at a time.
 
-Q = H_0 ··· H_{p−1} D, first p columns, by backward accumulation. Columns never meet, so a panel
-narrow enough to stay in the second-level cache is taken through all blocks of reflectors before
-the next is begun, and panels need no word between threads. Column c is untouched by reflectors
-after its own and has nothing above the first row that one has reached: 4/3 n³ flops for p = n.
+Q = H_0 ··· H_{p−1} D, first p columns, by backward accumulation. Columns do not interact, so a
+panel narrow enough for the second-level cache passes through all blocks of reflectors before the
+next panel starts, and threads that form different panels need no synchronisation. Reflectors
+after number c leave column c unchanged, and it is zero above the first row reached so far: 4/3 n³
+flops for p = n.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
 from . import reflectors
 from .jit import kernel, part
+from .random import Source
 from .reflectors import (
     BLOCK,
     INVERT_WORK,
     NO,
+    Block,
+    Panel,
     _0,
     add_products,
     block_start,
@@ -32,74 +38,97 @@ from .reflectors import (
 PANEL_BYTES = 256
 
 
-def work_size(n):
-    """Return how many numbers of scratch `form_frames` takes, besides panels."""
-    width = PANEL_BYTES // 4  # as for the smaller kind
+class Chunk(NamedTuple):
+    """Blocks first ≤ b < last to prepare, then columns begin ≤ c < end, `group` at a time."""
+
+    first: int
+    last: int
+    begin: int
+    end: int
+    group: int
+
+
+class Reflectors(NamedTuple):
+    """All reflectors of an n × p frame.
+
+    V has ``block_start(n, blocks)`` elements, minus_T BLOCK² per block, signs p.
+    """
+
+    V: np.ndarray
+    minus_T: np.ndarray
+    signs: np.ndarray
+
+
+class Scratch(NamedTuple):
+    """Scratch of one thread.
+
+    small: 2·BLOCK float64; places: BLOCK intp; work: ``work_size(n)`` elements of the frame's
+    dtype; panels: ``padded(n)`` rows of PANEL_BYTES for each panel of a group.
+    """
+
+    small: np.ndarray
+    places: np.ndarray
+    work: np.ndarray
+    panels: np.ndarray
+
+
+def work_size(n: int) -> int:
+    """Return the elements of scratch that `form_frames` needs in addition to panels."""
+    width = PANEL_BYTES // 4  # float32, the smaller dtype
     return reflectors.work_size(n) + 2 * int(BLOCK) * width
 
 
 @kernel
 def form_frames(
-    key,
-    stream,
-    special,
-    first,
-    last,
-    begin,
-    end,
-    group,
-    V,
-    T,
-    signs,
-    small,
-    where,
-    work,
-    panels,
-    out,
-):
-    """Take part in filling out[k], n × p, with the Haar frame of stream + k, for all k.
+    source: Source,
+    special: bool,
+    chunk: Chunk,
+    reflectors: Reflectors,
+    scratch: Scratch,
+    out: np.ndarray,
+) -> None:
+    """Do one chunk of filling out[k], n × p, with the Haar frame of stream + k, for all k.
 
-    Prepares blocks first ≤ b < last of reflectors, then forms columns begin ≤ c < end from all
-    blocks, `group`, a multiple of the panel width, at a time.
+    `chunk.group` is a multiple of the panel width.
 
-    V has ``block_start(n, blocks)`` numbers, T BLOCK² a block, `signs` p. Scratch: 2·BLOCK
-    float64 in `small`, BLOCK intp in `where`, ``work_size(n)`` in `work`, padded(n) rows of
-    PANEL_BYTES for each panel of a group in `panels`.
-
-    One kernel for both steps: with one of each and a third to call them, LLVM optimised all of
-    it once more, for a second.
+    One kernel for both steps: with one kernel for each and a third to call them, LLVM optimised
+    all of it once more, which took a second.
     """
     n, p = out.shape[1:]
     for k in range(out.shape[0]):
-        for block in range(first, last):
-            _prepare_block(key, stream + np.uint64(k), n, p, block, V, T, signs, small, where, work)
+        frame = Source(source.key, source.stream + np.uint64(k))
+        for block in range(chunk.first, chunk.last):
+            j = block * BLOCK
+            wy = Block(reflectors.V, block_start(n, block), n, j, min(BLOCK, p - j))
+            _prepare_block(frame, block, wy, reflectors, scratch)
         if special:
-            _set_determinant(signs, n)
-        for c in range(begin, end, group):
-            _form_columns(V, T, signs, n, c, min(c + group, end), panels, work, out[k])
+            _set_determinant(reflectors.signs, n)
+        for c in range(chunk.begin, chunk.end, chunk.group):
+            _form_columns(reflectors, c, min(c + chunk.group, chunk.end), scratch, out[k])
 
 
 @part
-def _prepare_block(key, stream, n, p, block, V, T, signs, small, where, work):
-    """Draw one block of an n × p frame: its part of V, of −T and of the diagonal D."""
-    j = block * BLOCK
-    count = min(BLOCK, p - j)
-    rows = padded(n) - j
-    v0 = block_start(n, block)
+def _prepare_block(
+    source: Source, number: int, block: Block, reflectors: Reflectors, scratch: Scratch
+) -> None:
+    """Draw one block of a frame: its part of V, of −T and of the diagonal D."""
+    rows = padded(block.n) - block.j
     inverse, drawn = BLOCK * BLOCK, BLOCK * BLOCK + INVERT_WORK
-    squares, sizes = small[:BLOCK], small[BLOCK:]
+    work = scratch.work
+    squares, sizes = scratch.small[:BLOCK], scratch.small[BLOCK:]
     clear(work, _0, BLOCK * BLOCK)
-    draw_rows(key, stream, n, j, count, _0, rows, V, v0, squares, where, work[drawn:])
-    finish_vectors(count, V, v0, squares, sizes, signs[j:])
-    add_products(V, v0, _0, rows, padded(count), work)
-    invert(count, work, sizes, T[block * BLOCK * BLOCK :], work[inverse:])
+    draw_rows(source, block, _0, rows, squares, scratch.places, work[drawn:])
+    finish_vectors(block, squares, sizes, reflectors.signs[block.j :])
+    add_products(block, _0, rows, work)
+    minus_T = reflectors.minus_T[number * BLOCK * BLOCK :]
+    invert(block.count, work, sizes, minus_T, work[inverse:])
 
 
 @part
-def _set_determinant(signs, n):
+def _set_determinant(signs: np.ndarray, n: int) -> None:
     """Choose the last sign so that the n × n matrix has determinant one.
 
-    A reflection has determinant −1, so that of Q is the product of −D's diagonal.
+    A reflection has determinant −1, so that of Q is the product of the diagonal of −D.
     """
     negative = 0
     for j in range(n):
@@ -109,41 +138,47 @@ def _set_determinant(signs, n):
 
 
 @part
-def _form_columns(V, T, signs, n, begin, end, panels, work, out):
+def _form_columns(
+    reflectors: Reflectors, begin: int, end: int, scratch: Scratch, out: np.ndarray
+) -> None:
     """Write columns begin ≤ c < end of Q into `out`.
 
-    All their panels go through one block of reflectors before the next block is fetched.
+    All their panels pass through one block of reflectors before the next block is fetched.
     """
+    n = out.shape[0]
     width = PANEL_BYTES // out.itemsize
+    panels = scratch.panels
     lanes = lanes_of(panels)
     size = padded(n) * width
-    Z, W = work[: BLOCK * width], work[BLOCK * width : 2 * BLOCK * width]
     for c in range(begin, end, width):
-        _start(signs, c, min(c + width, end), panels, (c - begin) // width * size, size, width)
+        q0 = (c - begin) // width * size
+        clear(panels, q0, size)
+        _set_diagonal(reflectors.signs, c, min(c + width, end), panels, q0)
     last = (end - 1) // BLOCK
     for block in range(last, -1, -1):
         for c in range(begin, end, width):
             stop = min(c + width, end)
             if block * BLOCK < stop:
                 wide = (stop - c + lanes - 1) // lanes
-                q0 = (c - begin) // width * size
-                _reflect(V, T, n, signs.size, block, c, stop, panels, q0, width, wide, Z, W)
+                panel = Panel(panels, (c - begin) // width * size, width, wide)
+                _reflect(reflectors, n, block, c, stop, panel, scratch.work)
     for c in range(begin, end, width):
-        _finish(panels, (c - begin) // width * size, width, c, min(c + width, end), out)
+        _copy_panel(panels, (c - begin) // width * size, c, min(c + width, end), out)
 
 
 @part
-def _start(signs, c, stop, panels, q0, size, width):
-    """Set a panel to its columns of the diagonal matrix D."""
-    clear(panels, q0, size)
+def _set_diagonal(signs: np.ndarray, c: int, stop: int, panels: np.ndarray, q0: int) -> None:
+    """Set columns c ≤ … < stop of a panel of zeros to those of the diagonal matrix D."""
+    width = PANEL_BYTES // panels.itemsize
     for i in range(c, stop):
         panels[q0 + i * width + i - c] = signs[i]
 
 
 @part
-def _finish(panels, q0, width, c, stop, out):
-    """Copy a panel to columns c ≤ ... < stop of `out`."""
+def _copy_panel(panels: np.ndarray, q0: int, c: int, stop: int, out: np.ndarray) -> None:
+    """Copy a panel to columns c ≤ … < stop of `out`."""
     n, p = out.shape
+    width = PANEL_BYTES // panels.itemsize
     flat = out.reshape(n * p)
     for i in range(n):
         source, target = np.uintp(q0 + i * width), np.uintp(i * p + c)
@@ -152,15 +187,19 @@ def _finish(panels, q0, width, c, stop, out):
 
 
 @part
-def _reflect(V, T, n, p, block, c, stop, panels, q0, width, wide, Z, W):
-    """Apply one block of reflectors to the panel of columns c ≤ ... < stop."""
-    j = block * BLOCK
-    count = min(BLOCK, p - j)
-    v0 = block_start(n, block)
+def _reflect(
+    reflectors: Reflectors, n: int, number: int, c: int, stop: int, Q: Panel, work: np.ndarray
+) -> None:
+    """Apply one block of reflectors to the panel of columns c ≤ … < stop."""
+    j = number * BLOCK
+    block = Block(reflectors.V, block_start(n, number), n, j, min(BLOCK, reflectors.signs.size - j))
+    size = BLOCK * Q.stride
+    Z, W = work[:size], work[size : 2 * size]
     # Rows that are not zero: those of D before the panel's first block, then all reached so far.
-    fresh = (stop - 1) // BLOCK == block
+    fresh = (stop - 1) // BLOCK == number
     top = max(j, min(c, j + BLOCK))
-    clear(Z, _0, BLOCK * width)
-    gather(V, v0, j, count, panels, q0, width, wide, top, stop if fresh else n, Z, width)
-    times_minus_t(T, block * BLOCK * BLOCK, count, NO, Z, width, wide, W)
-    scatter(V, v0, j, count, W, width, wide, panels, q0, width, j, padded(n))
+    clear(Z, _0, size)
+    gather(block, Q, top, stop if fresh else n, Z)
+    products = Panel(Z, _0, Q.stride, Q.wide)
+    times_minus_t(reflectors.minus_T, number * BLOCK * BLOCK, block.count, NO, products, W)
+    scatter(block, W, Q, j, padded(n))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .tiles import lanes
+from fastdln.kernels.cpu.tiles import lanes
 
 # One row per layer of `Layout.layers`.
 OFFSET, ROWS, COLUMNS, STRIDE, PRODUCT, VECTORS = range(6)

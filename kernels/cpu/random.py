@@ -8,9 +8,19 @@ IEEE 754, whatever its vector width. All integers are uint64: Numba would promot
 signed ones to float64.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .jit import inlined, kernel, part
+
+
+class Source(NamedTuple):
+    """The stream of a key from which a frame's normals are drawn; both are uint64."""
+
+    key: np.uint64
+    stream: np.uint64
+
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
@@ -164,18 +174,21 @@ def fill_normals(key, stream, first, out):
         out[end] = normal_pair(key, stream, pair + np.uint64((end - begin) // 2))[0]
 
 
-# Numbers whose words `fill_across` holds at a time: they stay in the first-level cache.
-ACROSS = np.uint64(1024)
+# Pairs of normals whose words `fill_interleaved` holds at a time: they stay in the first-level cache.
+WORDS = np.uint64(1024)
 
 
 @part
-def fill_across(key, stream, width, pairs, out, begin, words):
+def fill_interleaved(
+    source: Source, width: int, pairs: int, out: np.ndarray, begin: int, words: np.ndarray
+) -> None:
     """Write normals 2i and 2i + 1 of stream + l, l < width, to rows i and pairs + i of `out`.
 
-    `out` is flat, its rows of `width` numbers, a power of two, start at `begin`; `words` has
-    2·ACROSS uint64 numbers of scratch. The two dependency chains of a number, its words and what
-    becomes of them, have a loop each: in one they keep the processor waiting, a quarter slower.
+    `out` is flat; its rows of `width` elements, a power of two, start at `begin`. `words` has
+    2·WORDS uint64 elements of scratch. The two dependency chains of a normal, its words and the
+    transform of them, have a loop each: in one loop they stall each other, a quarter slower.
     """
+    key, stream = source.key, source.stream
     count = np.uint64(pairs * width)
     mask = np.uint64(width - 1)
     shift = np.uint64(0)
@@ -183,7 +196,7 @@ def fill_across(key, stream, width, pairs, out, begin, words):
         shift += _ONE
     first = np.uint64(0)
     while first < count:
-        size = min(ACROSS, count - first)
+        size = min(WORDS, count - first)
         for step in range(size):
             i = np.uint64(step)
             pair, s = (first + i) >> shift, stream + ((first + i) & mask)
@@ -191,12 +204,12 @@ def fill_across(key, stream, width, pairs, out, begin, words):
                 pair & _LOW, pair >> _HALF, s & _LOW, s >> _HALF, key & _LOW, key >> _HALF
             )
             words[i] = a | (b << _HALF)
-            words[ACROSS + i] = c | (d << _HALF)
+            words[WORDS + i] = c | (d << _HALF)
         target = np.uint64(begin) + first
         for step in range(size):
             i = np.uint64(step)
             r = radius(words[i])
-            x, y = direction(words[ACROSS + i])
+            x, y = direction(words[WORDS + i])
             out[target + i] = r * x
             out[target + count + i] = r * y
         first += size

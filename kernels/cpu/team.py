@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .jit import part
+from fastdln.kernels.cpu.jit import part
 
 # A waiting thread spins this often (some tens of µs) before it offers its processor to others:
 # on a shared machine the member it waits for may be the one that needs it.

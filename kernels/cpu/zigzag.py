@@ -18,7 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .chain import (
+from fastdln.kernels.cpu.jit import kernel, part
+from fastdln.kernels.cpu.layout import OFFSET, PRODUCT, ROWS, STRIDE, VECTORS, Layout, aligned_zeros
+from fastdln.kernels.cpu.regression_loop import residual
+from fastdln.kernels.cpu.team import meet, share
+from fastdln.kernels.cpu.two_pass import (
     FAR,
     FAR_TERMS,
     FRESH,
@@ -40,10 +44,6 @@ from .chain import (
     update_rows,
     visit_rows,
 )
-from .descent import residual
-from .jit import kernel, part
-from .layout import OFFSET, PRODUCT, ROWS, STRIDE, VECTORS, Layout, aligned_zeros
-from .team import meet, share
 
 
 @part

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .sources import Constants, defines, source
+from fastdln.kernels.cuda.sources import Constants, defines, source
 
 # Multiply-adds are fused in the chain kernels, as on the CPU; random numbers are made of
 # operations that no flag changes. Subnormals, division and roots are IEEE's by default; said

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .packing import vectors
+from fastdln.kernels.cuda.packing import vectors
 
 THREADS = 256
 # As in two_pass.cu.

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import fastdln
-from fastdln import memory, plot, theory
-from fastdln.digest import digest
+from fastdln import plot, theory
+from fastdln.sweeps.fingerprint import digest
+from fastdln.utils import memory
 
 
 class Own:

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 
 import fastdln
-from fastdln import figures, objective, regression, store
+from fastdln import figures
+from fastdln.backends.gpu import batch as gpu_batch
+from fastdln.backends.gpu import pacing as pace
+from fastdln.backends.gpu.cost_model import class_of
 from fastdln.figures import Preset
-from fastdln.gpu import batch as gpu_batch
-from fastdln.gpu import pace
-from fastdln.gpu.teams import class_of
-from fastdln.setting import Setting
-from fastdln.workers import Threads
+from fastdln.objectives import base as objective
+from fastdln.objectives import regression
+from fastdln.sweeps import store
+from fastdln.sweeps.executors import Threads
+from fastdln.sweeps.setting import Setting
 
 RTOL = {"float32": 3e-4, "float64": 1e-10}
 RULES = [
@@ -106,7 +109,7 @@ def test_losses_of_this_package_are_evaluated_on_the_card(
     def asked(self, M):
         raise AssertionError("the host was asked")
 
-    monkeypatch.setattr(objective.OnBasis, "evaluate", asked)
+    monkeypatch.setattr(objective.RestrictedObjective, "evaluate", asked)
     monkeypatch.setattr(regression.ReducedRegression, "evaluate", asked)
     close(fastdln.train(given, device=gpu, kernel=kernel, **common), theirs, 1e-9)
 

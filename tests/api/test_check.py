@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastdln import check
+from fastdln.utils import validation as check
 
 
 @pytest.mark.parametrize("dtype", ["float16", "quadruple", None, int, "f2", object()])

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fastdln import store
 from fastdln.cli import app, whole_numbers
 from fastdln.figures import FIGURE1, Preset
+from fastdln.sweeps import store
 
 SWEEP = ["--widths", "3,8", "--depths", "1:5:2", "--steps", "20", "--quiet"]
 
@@ -67,7 +67,7 @@ def test_sweep_and_plot(data, tmp_path):
 
 def test_figure1(tmp_path, monkeypatch):
     monkeypatch.setitem(FIGURE1, "quick", Preset((10,), (1, 2), 5, (0, 5)))
-    monkeypatch.setattr("fastdln.estimate.PROBE_SECONDS", 0.001)
+    monkeypatch.setattr("fastdln.sweeps.sweep.estimate.PROBE_SECONDS", 0.001)
     done = call("figure1", "--output", tmp_path, "--quiet")
     assert done.exit_code == 0, done.output
     assert "estimated time: up to" in done.output

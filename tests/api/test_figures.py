@@ -2,12 +2,13 @@
 
 import pytest
 
-from fastdln import figures, store
-from fastdln.cells import Grid
-from fastdln.estimate import estimate
+from fastdln import figures
 from fastdln.figures import FIGURE1, FIGURE2, Preset
-from fastdln.regression import paper_regression
-from fastdln.setting import Setting
+from fastdln.objectives.regression import paper_regression
+from fastdln.sweeps import store
+from fastdln.sweeps.estimate import estimate
+from fastdln.sweeps.grid import Grid
+from fastdln.sweeps.setting import Setting
 
 TINY = Preset((10, 30), (1, 3), 40, (0, 20, 40))
 
@@ -16,7 +17,7 @@ TINY = Preset((10, 30), (1, 3), 40, (0, 20, 40))
 def tiny(monkeypatch):
     monkeypatch.setitem(FIGURE1, "quick", TINY)
     monkeypatch.setitem(FIGURE2, "quick", TINY)
-    monkeypatch.setattr("fastdln.estimate.PROBE_SECONDS", 0.001)
+    monkeypatch.setattr("fastdln.sweeps.sweep.estimate.PROBE_SECONDS", 0.001)
 
 
 @pytest.mark.parametrize("name", ["figure1", "figure2"])

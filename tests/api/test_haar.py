@@ -15,9 +15,12 @@ import pytest
 from scipy import stats
 
 import fastdln
-from fastdln import haar, memory, parallel, random
-from fastdln.haar import haar_batch
-from fastdln.random import Stream
+from fastdln import rng as random
+from fastdln.backends.cpu import haar
+from fastdln.backends.cpu.haar import haar_batch
+from fastdln.rng import Stream
+from fastdln.utils import memory
+from fastdln.utils import threads as parallel
 
 LEVEL = 1e-4
 N, COUNT = 8, 6000

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fastdln import info, memory
+from fastdln import info
+from fastdln.utils import memory
 
 
 def test_every_section_is_there_and_readable():
@@ -73,7 +74,7 @@ def test_memory_is_refused_with_both_numbers():
 
 
 def test_memory_is_known_without_psutil(monkeypatch):
-    from fastdln import memory
+    from fastdln.utils import memory
 
     known = memory.installed()
     monkeypatch.setitem(sys.modules, "psutil", None)

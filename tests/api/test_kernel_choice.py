@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastdln.kernel_choice import COSTS, choose, extra_memory, step_seconds
+from fastdln.backends.cpu.cost_model import COSTS, choose, extra_memory, step_seconds
 from fastdln.kernels.cpu.layout import make_layout
 from fastdln.kernels.cpu.zigzag import zigzag_numbers
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import fastdln
-from fastdln import many, parallel
-from fastdln.many import train_many
+from fastdln.training import many
+from fastdln.training.many import train_many
+from fastdln.utils import threads as parallel
 
 
 @pytest.fixture

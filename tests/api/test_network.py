@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import fastdln
-from fastdln import parallel
-from fastdln.initialization import INITS
+from fastdln.initializers.layers import INITS
+from fastdln.utils import threads as parallel
 
 WIDTHS = [(), (1,), (5,), (7, 7), (7, 7, 7, 7), (3, 11, 4), (40, 2)]
 

@@ -6,8 +6,9 @@ import numpy as np
 import packed
 import pytest
 
-from fastdln import parallel
-from fastdln.kernels.cpu import chain, team
+from fastdln.kernels.cpu import team
+from fastdln.kernels.cpu import two_pass as chain
+from fastdln.utils import threads as parallel
 
 
 class LastThreads(ThreadPoolExecutor):

@@ -7,7 +7,7 @@ import pytest
 from sweep_cases import run
 
 from fastdln import plot
-from fastdln.cells import VARIABLES, Grid
+from fastdln.sweeps.grid import VARIABLES, Grid
 
 GRID = Grid(("gaussian", "orthogonal"), (3, 8), (1, 4, 6), (0, 1, 2), (0, 10, 50))
 

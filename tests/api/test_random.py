@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from fastdln import parallel, random
-from fastdln.random import Stream
+from fastdln import rng as random
+from fastdln.rng import Stream
+from fastdln.utils import threads as parallel
 
 
 @pytest.mark.parametrize("seed", [0, 5, 2**80, [1, 2], (3,), np.int32(5), np.array([1, 2])])

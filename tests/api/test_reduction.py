@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import fastdln
-from fastdln import closure, theory
-from fastdln.plan import plan, plan_network
+from fastdln import theory
+from fastdln.reduction import invariant_subspaces as closure
+from fastdln.reduction.plan import plan, plan_network
 
 STEPS = 40
 # Rounding along a stable trajectory, while the relative loss is above 1e-12.
@@ -98,8 +99,8 @@ def test_adam_on_reduced_says_why():
 def test_minibatches_are_the_seeded_schedule(method, rng, device):
     problem = make_problem(6, 3, 20, rng)
     network = fastdln.initialize(6, 3, width=15, depth=4, seed=2)
-    from fastdln.random import seed_key
-    from fastdln.task import minibatches
+    from fastdln.rng import seed_key
+    from fastdln.training.prepared import minibatches
 
     schedule = minibatches(problem, 7, seed_key(2))
 
@@ -117,7 +118,7 @@ def test_minibatches_are_the_seeded_schedule(method, rng, device):
 
 
 def test_an_epoch_takes_every_sample_once(rng):
-    from fastdln.task import minibatches
+    from fastdln.training.prepared import minibatches
 
     problem = make_problem(3, 2, 12, rng)
     batch = minibatches(problem, 4, key=5)

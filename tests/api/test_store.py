@@ -9,10 +9,10 @@ import pytest
 import xarray as xr
 from sweep_cases import run, same
 
-from fastdln import store as stores
-from fastdln.cells import Grid
-from fastdln.lock import DirectoryLock
-from fastdln.store import Store, read
+from fastdln.sweeps import store as stores
+from fastdln.sweeps.grid import Grid
+from fastdln.sweeps.lock import DirectoryLock
+from fastdln.sweeps.store import Store, read
 
 GRID = Grid(("gaussian", "orthogonal"), (3, 8), (1, 4), (0,), (0, 5))
 VALUES = {

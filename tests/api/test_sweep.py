@@ -12,12 +12,16 @@ import sweep_cases
 from sweep_cases import run, same
 
 import fastdln
-from fastdln import bundles, memory, parallel, side_by_side, store
-from fastdln.cells import Cell, Grid, default_record_steps, recorded
-from fastdln.digest import digest
-from fastdln.progress import Tally, duration
-from fastdln.setting import Setting
-from fastdln.training import train
+from fastdln.backends.cpu import batch as side_by_side
+from fastdln.sweeps import scheduling as bundles
+from fastdln.sweeps import store
+from fastdln.sweeps.fingerprint import digest
+from fastdln.sweeps.grid import Cell, Grid, default_record_steps, recorded
+from fastdln.sweeps.progress import Tally, duration
+from fastdln.sweeps.setting import Setting
+from fastdln.training.run import train
+from fastdln.utils import memory
+from fastdln.utils import threads as parallel
 
 SCRIPT = Path(sweep_cases.__file__).with_name("sweep_script.py")
 # Long enough for a cell to be interrupted in the middle: about 0.1 s to 0.5 s each.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastdln import theory
-from fastdln.regression import Regression
+from fastdln.objectives.regression import Regression
 
 
 def problem(rank=4, d_x=7, d_y=3, n=6, noise=0.0):

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import fastdln
-from fastdln import engine, theory
-from fastdln.kernels.cpu import descent, zigzag
+from fastdln import theory
+from fastdln.backends.cpu import trainer as engine
+from fastdln.kernels.cpu import regression_loop as descent
+from fastdln.kernels.cpu import zigzag
 
 # d_x, d_y, n, rank, hidden widths: X rank-deficient, n > d_x, d_y > d, d_y = 1, depth 1 and 2,
 # width < d_y, width 1, primes, rectangular hidden layers.

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from packed import Packed, on_team, random_layers
 
-from fastdln.kernels.cpu import by_rows, descent, layout
+from fastdln.kernels.cpu import layout
+from fastdln.kernels.cpu import regression_loop as descent
+from fastdln.kernels.cpu import two_pass_rows as by_rows
 
 # Depth 1 and 2, width 1, fewer rows than members, layers to be transposed and not, q around a
 # strip, rectangular hidden layers.

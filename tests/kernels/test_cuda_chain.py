@@ -6,7 +6,7 @@ import naive
 import numpy as np
 import pytest
 
-from fastdln.gpu import chain as gpu_chain
+from fastdln.backends.gpu import chain as gpu_chain
 
 
 @pytest.fixture

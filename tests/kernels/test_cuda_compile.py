@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fastdln.gpu.launch import FEW_REGISTERS
-from fastdln.kernels.cuda import batch, compiler, sources
+from fastdln.backends.gpu.launcher import FEW_REGISTERS
+from fastdln.kernels.cuda import compiler, sources
+from fastdln.kernels.cuda import zigzag as batch
 from fastdln.kernels.cuda.sources import ARCHITECTURES
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed: kernels cannot be compiled")

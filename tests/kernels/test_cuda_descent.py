@@ -9,13 +9,13 @@ import pytest
 from cuda_cases import NoRoom, ShimLauncher
 
 import fastdln
-from fastdln import engine
-from fastdln.gpu import batch as gpu_batch
-from fastdln.gpu import descent as gpu_descent
-from fastdln.gpu.teams import choose_team
+from fastdln.backends.cpu import trainer as engine
+from fastdln.backends.gpu import batch as gpu_batch
+from fastdln.backends.gpu import trainer as gpu_descent
+from fastdln.backends.gpu.cost_model import choose_team
 from fastdln.kernels.cuda import two_pass
 from fastdln.kernels.cuda.packing import Packing
-from fastdln.rules import Rule
+from fastdln.optim.optimizers import Rule
 
 RTOL = {"float32": 3e-4, "float64": 1e-10}
 RULES = {
@@ -288,8 +288,8 @@ def test_adam_is_not_trained_in_batches(rng):
 @pytest.mark.parametrize("count", [1, 4, 400])
 def test_teams_hold_their_networks(width, count, shared, dtype):
     """Shared memory of the smallest and largest cards; wide networks only where they fit."""
-    from fastdln.gpu.card import Card
-    from fastdln.kernels.cuda.batch import fits, shared_bytes
+    from fastdln.backends.gpu.device import Card
+    from fastdln.kernels.cuda.zigzag import fits, shared_bytes
 
     packing = Packing([(16, width, width, 10)] * count, dtype)
     team = choose_team(packing, True, Card(0, "", 132, shared, shared, 2200.0))
@@ -316,7 +316,7 @@ def test_teams_keep_all_schedulers_busy(count, width, team):
     """Of an H200: two blocks beside each other, of networks that have two, or half of the card,
     each, so that one works while the other waits; room for all 400; two crews where one network
     has the card."""
-    from fastdln.gpu.card import Card
+    from fastdln.backends.gpu.device import Card
 
     packing = Packing([(16, width, width, 10)] * count, "float32")
     assert choose_team(packing, False, Card(0, "", 132, 232_448, 233_472, 2200.0)) == team

@@ -10,14 +10,16 @@ import pytest
 from cuda_cases import Networks
 
 import fastdln
-from fastdln import engine, haar, random
-from fastdln.gpu import batch as gpu_batch
-from fastdln.gpu import card as gpu
-from fastdln.gpu import chain as gpu_chain
-from fastdln.gpu import descent as gpu_descent
-from fastdln.gpu.launch import Launcher
-from fastdln.kernels.cuda.batch import Team, kernel_constants
-from fastdln.rules import Rule
+from fastdln import rng as random
+from fastdln.backends.cpu import haar
+from fastdln.backends.cpu import trainer as engine
+from fastdln.backends.gpu import batch as gpu_batch
+from fastdln.backends.gpu import chain as gpu_chain
+from fastdln.backends.gpu import device as gpu
+from fastdln.backends.gpu import trainer as gpu_descent
+from fastdln.backends.gpu.launcher import Launcher
+from fastdln.kernels.cuda.zigzag import Team, kernel_constants
+from fastdln.optim.optimizers import Rule
 
 needs_card = pytest.mark.skipif(
     not gpu.available(), reason="no GPU that CuPy can use: see fastdln.gpu.card.require_gpu()"
@@ -254,7 +256,7 @@ def test_many_networks(launcher, dtype):
 
 @needs_card
 def test_normals_have_the_bits_of_the_cpu(card, dtype):
-    from fastdln.gpu.haar import standard_normal
+    from fastdln.backends.gpu.haar import standard_normal
 
     for first, shape in ((0, (1000, 37)), (5, (7,)), (2**40 + 1, (100_001,))):
         ours = standard_normal(card, 12345, 678, shape, dtype, first)
@@ -265,7 +267,7 @@ def test_normals_have_the_bits_of_the_cpu(card, dtype):
 @needs_card
 @pytest.mark.parametrize(("n", "p"), [(1, 1), (5, 3), (64, 64), (129, 65), (1000, 1000)])
 def test_frames_are_those_of_the_cpu(n, p, card, dtype):
-    from fastdln.gpu.haar import haar_batch
+    from fastdln.backends.gpu.haar import haar_batch
 
     ours = haar_batch(card, 3, 7, 1, 3, n, p, dtype).get()
     expected = haar.haar_batch(3, 7, 1, 3, n, p, dtype)

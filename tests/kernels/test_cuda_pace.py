@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from fastdln.gpu import pace
-from fastdln.kernels.cuda.batch import Team
+from fastdln.backends.gpu import pacing as pace
+from fastdln.kernels.cuda.zigzag import Team
 
 
 class Networks:

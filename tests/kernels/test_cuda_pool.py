@@ -7,13 +7,13 @@ import pytest
 from cuda_cases import ShimLauncher
 
 import fastdln
-from fastdln.cells import Cell
-from fastdln.gpu.pool import OneCard
-from fastdln.gpu.start import start_on_card
-from fastdln.initialization import draw_layers
-from fastdln.plan import plan
-from fastdln.setting import Setting
-from fastdln.start import Draw
+from fastdln.backends.gpu.layers import start_on_card
+from fastdln.initializers.layers import draw_layers
+from fastdln.reduction.initial_layers import Draw
+from fastdln.reduction.plan import plan
+from fastdln.sweeps.gpu_executor import OneCard
+from fastdln.sweeps.grid import Cell
+from fastdln.sweeps.setting import Setting
 
 
 def cells(inits, widths, depths, seeds=(0,)):

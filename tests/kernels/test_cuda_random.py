@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import shim
 
-from fastdln import haar, random
+from fastdln import rng as random
+from fastdln.backends.cpu import haar
 from fastdln.kernels.cuda import haar as frames
 from fastdln.kernels.cuda import random as normals
 

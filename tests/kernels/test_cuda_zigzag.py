@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from cuda_cases import RTOL, Networks, shim_launch
 
-from fastdln.kernels.cuda import batch as kernels
+from fastdln.kernels.cuda import zigzag as kernels
 
 # Depth 1 and 2, width 1, primes, just over a vector and a tile, q > d and d > q, as many
 # outputs as a block's threads can have, networks of different shape side by side, and so many like

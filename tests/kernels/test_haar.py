@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from fastdln import random
-from fastdln.kernels.cpu import abreast, haar, reflectors
+from fastdln import rng as random
+from fastdln.kernels.cpu import haar, reflectors
+from fastdln.kernels.cpu import haar_batched as abreast
 from fastdln.kernels.cpu.random import ACROSS
 from fastdln.kernels.cpu.tiles import lanes
 
@@ -72,7 +73,7 @@ FORMERS = pytest.mark.parametrize("form", [form_matrices, form_abreast])
 
 
 def form_by_pieces(stream, n, p, dtype, panels):
-    """What `fastdln.haar` does with one large matrix: blocks, then groups of panels."""
+    """What `fastdln.backends.cpu.haar` does with one large matrix: blocks, then groups of panels."""
     blocks, group, filled = buffers(n, p, dtype, panels)
     key, first, out = np.uint64(KEY), np.uint64(stream), np.empty((1, n, p), dtype)
     for block in range(blocks):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastdln.kernels.cpu.restrict import restrict
+from fastdln.kernels.cpu.project_inputs import restrict
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 2), (4, 7, 7), (17, 100, 16), (64, 33, 17)])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastdln.kernels.cpu import side_by_side
+from fastdln.kernels.cpu import batched as side_by_side
 from fastdln.kernels.cpu.layout import aligned_zeros, make_layout
 from fastdln.kernels.cpu.tiles import lanes
 

@@ -6,8 +6,8 @@ import naive
 import numpy as np
 import shim
 
-from fastdln.gpu.card import Card
-from fastdln.kernels.cuda import batch as kernels
+from fastdln.backends.gpu.device import Card
+from fastdln.kernels.cuda import zigzag as kernels
 from fastdln.kernels.cuda.packing import Packing
 
 # Some hundred roundings of a stable trajectory.
@@ -85,7 +85,7 @@ class NoRoom(Exception):
 
 
 class ShimLauncher:
-    """What `fastdln.gpu.launch.Launcher` is on a card, on the CPU."""
+    """What `fastdln.backends.gpu.launcher.Launcher` is on a card, on the CPU."""
 
     card = Card(0, "threads", 6, 232_448, 233_472, 2200.0)
     xp = np

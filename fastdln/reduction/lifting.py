@@ -1,0 +1,160 @@
+"""Full-width weights of a trained network, formed only when they are asked for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, overload
+
+import numpy as np
+
+from fastdln.initializers.layers import first_layer, hidden_layers
+
+Form = Callable[[int], np.ndarray]
+
+
+class LiftedWeights(Sequence[np.ndarray]):
+    """The layers of a network, each formed by ``form(i)`` at every access.
+
+    Parameters
+    ----------
+    shapes : tuple of (int, int)
+        Shape of every layer.
+    dtype : numpy.dtype
+    form : callable
+        From a layer's index to the layer.
+    """
+
+    def __init__(self, shapes: tuple[tuple[int, int], ...], dtype: np.dtype, form: Form):
+        self.shapes = shapes
+        self.dtype = dtype
+        self._form = form
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._form(i) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"layer {index} of a network of depth {len(self)}")
+        return self._form(index % len(self))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self._form(i) for i in range(len(self)))
+
+
+def layer_shapes(widths: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Return the shapes of the layers between boundaries of these widths."""
+    return tuple(zip(widths[1:], widths[:-1], strict=True))
+
+
+class Origin(NamedTuple):
+    """Where layer i began: at full width, and restricted to the subspaces it is trained on.
+
+    ``restricted = upperᵀ full lower``; an `upper` or `lower` of None is the whole space.
+    """
+
+    full: np.ndarray
+    restricted: np.ndarray
+    upper: np.ndarray | None
+    lower: np.ndarray | None
+
+
+class Origins(Protocol):
+    """Knows where every layer began."""
+
+    def __call__(self, index: int) -> Origin | None:
+        """Return where layer `index` began, or None where it was trained at full width."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lift:
+    """What forms layer i at full width from the restricted one.
+
+    ``Ŵ_i(t) = c Ŵ_i(0) + Q_i [V_i(t) − c V_i(0)] Q_{i-1}ᵀ``, V_i being the restricted layer
+    and c what weight decay leaves of the part that has no gradient.
+
+    Attributes
+    ----------
+    origins : Origins
+    trained : callable
+        From a layer's index to V_i(t).
+    complement : callable
+        Returns c: with momentum it takes as long as a loop over all steps.
+    """
+
+    origins: Origins
+    trained: Form
+    complement: Callable[[], float]
+
+    def __call__(self, index: int) -> np.ndarray:
+        """Return layer `index`, for reading only: it may be a view of what was trained."""
+        layer = self._formed(index)
+        layer.flags.writeable = False
+        return layer
+
+    def _formed(self, index: int) -> np.ndarray:
+        layer, origin = self.trained(index), self.origins(index)
+        if origin is None:
+            return layer.view()
+        c = self.complement()
+        moved = layer - c * origin.restricted
+        if origin.upper is not None:
+            moved = origin.upper @ moved
+        if origin.lower is not None:
+            moved = moved @ origin.lower.T
+        return np.asarray(c * origin.full + moved, dtype=layer.dtype)
+
+
+class DrawnOrigins:
+    """Where the layers of a reduced run began, drawn again layer by layer.
+
+    With ``O_i = Ŵ_i(0) ··· Ŵ_2(0)`` the subspaces are the columns of ``P_i = O_i Q``, and hidden
+    layers restricted to them began as a multiple of the identity. Layers asked for in order cost
+    one product of their own size; an earlier one starts again from the first, for only one
+    layer and its P are kept.
+    """
+
+    def __init__(
+        self,
+        draw: tuple[tuple[int, ...], str, int, np.dtype, float],
+        Q: np.ndarray,
+        restricted: Form,
+        basis: np.ndarray,
+    ):
+        self._draw, self._Q, self._restricted, self._basis = draw, Q, restricted, basis
+        self._restart()
+
+    def __call__(self, index: int) -> Origin:
+        """Return where layer `index` began."""
+        widths, init, key, dtype, gain = self._draw
+        restricted = self._restricted(index)
+        if index == 0:
+            return Origin(
+                first_layer(widths, init, key, dtype, gain), restricted, self._Q, self._basis
+            )
+        last = len(widths) - 2
+        self._go_to(min(index, last - 1))
+        if index == last:
+            # All of the last layer lies in the subspace.
+            return Origin(restricted @ self._P.T, restricted, None, self._P)
+        return Origin(self._layer, restricted, self._P, self._before)
+
+    def _restart(self) -> None:
+        self._at = 0
+        self._P = self._Q
+        self._layers = hidden_layers(*self._draw)
+
+    def _go_to(self, index: int) -> None:
+        """Leave ``Ŵ_i(0)``, P_{i-1} and P_i for i = `index` (0-based; P_0 is Q)."""
+        if index < self._at:
+            self._restart()
+        gain = self._draw[-1]
+        while self._at < index:
+            self._layer = next(self._layers)
+            self._before, self._P = self._P, (self._layer / gain) @ self._P
+            self._at += 1

@@ -1,0 +1,258 @@
+"""A sweep on disk: a Zarr group with one chunk per cell, written so that kill -9 is harmless.
+
+All metadata is there before the first cell. Zarr replaces each chunk atomically, and a cell's
+``status`` is written after its other variables, so a cell is either done or pending.
+"""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastdln.sweeps.grid import COORDINATES, VARIABLES, Cell, Grid
+from fastdln.sweeps.lock import DirectoryLock
+
+if TYPE_CHECKING:
+    import xarray as xr
+    import zarr
+
+KIND = "fastdln sweep"
+# In the directory from before its first metadata until after the last: a store that still has
+# it was cut off while being created, holds no cell, and may be created anew.
+CREATING = ".fastdln-creating"
+
+
+class Store:
+    """An open store, locked against other processes until `close`.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A local directory: absent, empty, or a store of the same sweep.
+    grid : Grid
+        The sweep's axes.
+    attributes : dict
+        Everything that decides the results, as JSON values; compared with a store found there.
+
+    Raises
+    ------
+    TypeError
+        If `path` is not a path.
+    ValueError
+        If there is something else at `path`, or the store of a sweep with other arguments.
+    BlockingIOError
+        If another process has the store open.
+    OSError
+        If the place cannot be written.
+    """
+
+    def __init__(self, path: Any, grid: Grid, attributes: Mapping[str, Any]):
+        self.path = local_path(path)
+        self.grid = grid
+        _prepare_directory(self.path)
+        self._lock = _locked(self.path)
+        try:
+            if _is_new(self.path):
+                _create(self.path, grid, attributes)
+            _compare(self.path, attributes)
+            self._group = _open_group(self.path)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Return every variable as an array; pending cells hold the fill values."""
+        values = self.grid.empty()
+        for name, array in values.items():
+            array[...] = self._array(name)[...]
+        return values
+
+    def write(self, cell: Cell, values: Mapping[str, Any]) -> None:
+        """Write one cell; only when this returns does the cell count as done."""
+        # The order of VARIABLES ends with the status.
+        for name in VARIABLES:
+            self._array(name)[cell.index] = values[name]
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._lock.release()
+
+    def _array(self, name: str) -> Any:
+        return self._group[name]
+
+
+def read(path: Any) -> "xr.Dataset":
+    """Read a sweep's store, finished or not, into memory.
+
+    The same dataset as ``xarray.open_zarr(path).load()``, with plain NumPy strings.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at `path`.
+    ValueError
+        If what is there is not the store of a sweep.
+    """
+    import xarray as xr
+
+    path = local_path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no sweep at {path}")
+    if not _is_ours(path):
+        raise ValueError(f"{path} is not the store of a fastdln sweep")
+    dataset = xr.open_zarr(path, chunks=None).load()
+    for name in ("init", *(k for k, (kind, _, _) in VARIABLES.items() if kind == "str")):
+        # Zarr's own string dtype cannot be cast to NumPy's directly.
+        plain = dataset[name].values.astype(object).astype(str)
+        dataset[name] = dataset[name].copy(data=plain)
+    return dataset
+
+
+def local_path(path: Any) -> Path:
+    """Return `path` as a Path; addresses of remote stores are refused."""
+    if not isinstance(path, str | os.PathLike) or isinstance(path, bytes):
+        raise TypeError(f"store must be the path of a directory, not {type(path).__name__}")
+    if "://" in os.fspath(path) or not os.fspath(path):
+        raise ValueError(f"store must be the path of a local directory, not {os.fspath(path)!r}")
+    return Path(path)
+
+
+def _prepare_directory(path: Path) -> None:
+    """Make the directory, or see that what is there is ours and writable."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"store must be a directory, but {path} is a file")
+    if path.is_dir() and not (_is_new(path) or _is_ours(path)):
+        raise ValueError(
+            f"store must be absent, empty or the store of this sweep, but {path} holds other files"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(f"the store {path} cannot be created: {error.strerror}") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(f"the store {path} cannot be written: permission denied")
+
+
+def _locked(path: Path) -> DirectoryLock:
+    try:
+        return DirectoryLock(path)
+    except BlockingIOError:
+        raise BlockingIOError(
+            f"the store {path} is being written by another process; wait for it or stop it"
+        ) from None
+
+
+def _is_new(path: Path) -> bool:
+    """Whether the directory is empty, or was cut off while being created."""
+    names = {entry.name for entry in path.iterdir()} - {".lock"}
+    return not names or CREATING in names
+
+
+def _is_ours(path: Path) -> bool:
+    return _attributes(path).get("kind") == KIND
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    """Return the attributes of the Zarr group at `path`, or nothing where there is none."""
+    try:
+        metadata = json.loads((path / "zarr.json").read_text())
+        return dict(metadata["attributes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _create(path: Path, grid: Grid, attributes: Mapping[str, Any]) -> None:
+    import zarr
+
+    (path / CREATING).touch()
+    _clear(path)
+    group = zarr.create_group(path, attributes={"kind": KIND, **attributes}, zarr_format=3)
+    for name, values in grid.coordinates().items():
+        _create_coordinate(group, name, values)
+    for name in VARIABLES:
+        _create_variable(group, grid, name)
+    with warnings.catch_warnings():
+        # Not yet in Zarr's specification, and ignored by those who do not know it; without it
+        # xarray warns that opening is slow.
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(path)
+    (path / CREATING).unlink()
+
+
+def _clear(path: Path) -> None:
+    """Remove what a creation that was cut off left behind, and nothing else."""
+    (path / "zarr.json").unlink(missing_ok=True)
+    for name in (*COORDINATES, *VARIABLES):
+        if (path / name).is_dir():
+            shutil.rmtree(path / name)
+
+
+def _create_coordinate(group: "zarr.Group", name: str, values: np.ndarray) -> None:
+    array: Any = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=values.shape,
+        dtype=str if values.dtype.kind == "U" else values.dtype,
+        dimension_names=(name,),
+        attributes=dict(COORDINATES[name]),
+    )
+    array[...] = values.astype(object) if values.dtype.kind == "U" else values
+
+
+def _create_variable(group: "zarr.Group", grid: Grid, name: str) -> None:
+    kind, fill, attributes = VARIABLES[name]
+    dimensions, shape = grid.layout(name)
+    group.create_array(
+        name,
+        shape=shape,
+        chunks=(1, 1, 1, 1, *shape[4:]),
+        dtype=str if kind == "str" else kind,
+        fill_value=fill,
+        dimension_names=dimensions,
+        attributes=dict(attributes),
+    )
+
+
+def _open_group(path: Path) -> "zarr.Group":
+    import zarr
+
+    return zarr.open_group(path, mode="r+")
+
+
+def _compare(path: Path, attributes: Mapping[str, Any]) -> None:
+    """Raise where the store's attributes are not these."""
+    stored = _attributes(path)
+    given = json.loads(json.dumps({"kind": KIND, **attributes}))
+    names = [*given, *(k for k in stored if k not in given)]
+    differences = [
+        _difference(name, stored.get(name), given.get(name))
+        for name in names
+        if stored.get(name) != given.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"the store {path} holds another sweep: {'; '.join(differences)};"
+            " give the same arguments to continue it, or another store"
+        )
+
+
+def _difference(name: str, stored: Any, given: Any) -> str:
+    """Say how two values differ; of long lists, only the elements that do."""
+    if isinstance(stored, list) and isinstance(given, list) and set(stored) != set(given):
+        only = {
+            "there": [v for v in stored if v not in given],
+            "here": [v for v in given if v not in stored],
+        }
+        parts = [f"{_few(values)} only {where}" for where, values in only.items() if values]
+        return f"{name} has {' and '.join(parts)}"
+    return f"{name} is {stored!r} there and {given!r} here"
+
+
+def _few(values: list[Any], most: int = 6) -> str:
+    text = ", ".join(map(repr, values[:most]))
+    return text if len(values) <= most else f"{text} and {len(values) - most} more"

@@ -1,0 +1,93 @@
+"""How many threads a call may use, and one way to spread pieces of work over them."""
+
+import contextlib
+import contextvars
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+_limit: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastdln_threads", default=None)
+
+
+def available() -> int:
+    """Return how many threads a call made here may use.
+
+    The innermost `limited` block decides, then the environment variable
+    ``FASTDLN_NUM_THREADS``, then the processors this process may run on.
+
+    Raises
+    ------
+    ValueError
+        If ``FASTDLN_NUM_THREADS`` is not a positive whole number.
+    """
+    limit = _limit.get()
+    if limit is not None:
+        return limit
+    text = os.environ.get("FASTDLN_NUM_THREADS")
+    if text is None:
+        return _processors()
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise ValueError(f"FASTDLN_NUM_THREADS is {text!r}; it must be a positive whole number")
+    return int(text)
+
+
+def _processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def limited(count: int) -> Iterator[None]:
+    """Let calls inside the block, in this thread, use at most `count` threads."""
+    token = _limit.set(count)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def spread(function: Callable[..., Any], pieces: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Call ``function(*piece)`` for every piece on up to `available()` threads; results in order.
+
+    Functions that hold the GIL gain nothing; kernels here release it. The pool lives for one
+    call: starting a thread costs about 50 µs, so pieces should be worth milliseconds.
+    """
+    pieces = list(pieces)
+    workers = min(available(), len(pieces))
+    if workers <= 1:
+        return [function(*piece) for piece in pieces]
+    with ThreadPoolExecutor(workers) as pool:
+        return [f.result() for f in [pool.submit(function, *piece) for piece in pieces]]
+
+
+def together(pool: ThreadPoolExecutor, team: int, work: Callable[..., Any]) -> Any:
+    """Let every member of a team do its part of `work`; return what the first returns.
+
+    Where a member cannot be started (Ctrl-C in between, no thread left) or fails, the others do not
+    wait for it: the exception is raised once they are done.
+    """
+    # Imported here: `import fastdln` is to import no numba.
+    from fastdln.kernels.cpu.team import abandon, new_meeting
+
+    meeting = new_meeting()
+    if team == 1:
+        return work(0, 1, meeting)
+
+    def member(rank: int) -> Any:
+        try:
+            return work(rank, team, meeting)
+        except BaseException:
+            abandon(meeting)
+            raise
+
+    members: list[Future[Any]] = []
+    try:
+        for rank in range(team):
+            members.append(pool.submit(member, rank))
+    except BaseException:
+        abandon(meeting)
+        raise
+    results = [found.result() for found in members]
+    return results[0]

@@ -1,0 +1,379 @@
+"""Batches of small Haar frames, SIMD-interleaved: one matrix per lane of the vector registers.
+
+At n = 32 a matrix by itself leaves registers idle: packing, T and odd columns took half of the
+time. Here every element is a vector with that element of `lanes` matrices, and only the last
+operation, the transposition into place, separates them. Reflectors are applied in blocks of four:
+T⁻¹ = diag(d) + the strict upper part of VᵀV is solved with and never inverted. Columns are formed
+in panels of COLUMNS, each through all blocks in succession. Lanes do not interact: a matrix has
+the same bits whichever matrices share its batch.
+
+Storage, in vectors. A block has four elements per row from its own first row down, including the
+four heads and the zeros above them. A panel has COLUMNS elements per row, all rows.
+"""
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .jit import kernel, part
+from .random import Source, fill_interleaved
+from .reflectors import clear, first_normal, lanes_of
+from .tiles import WIDE, _Tile, lanes
+
+# Reflectors of a block, and vectors of its solver for T: 4 on and 6 above the diagonal of T⁻¹.
+BLOCK = 4
+SOLVER = 10
+# Columns of a panel: 4 × COLUMNS sums stay in registers.
+COLUMNS = WIDE
+_ABOVE = {pair: BLOCK + i for i, pair in enumerate((a, b) for b in range(4) for a in range(b))}
+
+
+class _Interleaved(_Tile):
+    """Operations on whole vectors that these kernels need in addition to those of tiles."""
+
+    def at(self, pointer: Any, vectors: int) -> Any:
+        """Return the vector that lies `vectors` vectors after `pointer`."""
+        return self.load(self.step(pointer, vectors, self.lanes))
+
+    def put(self, value: Any, pointer: Any, vectors: int) -> None:
+        self.store(value, self.step(pointer, vectors, self.lanes))
+
+    def everywhere(self, x: float) -> Any:
+        return ir.Constant(self.vector, [x] * self.lanes)
+
+    def unary(self, name: str, x: Any) -> Any:
+        """Call the LLVM intrinsic `name`, such as sqrt, on a vector."""
+        kind = ir.FunctionType(self.vector, [self.vector])
+        name = f"llvm.{name}.v{self.lanes}f{self.align * 8}"
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(function, [x])
+
+
+def _finish_block(typing_context, work, v0, rows, s0, d0):
+    """Replace the heads x₀ of a block by x₀ + σ|x|, write its solver and the signs −σ.
+
+    A reflector whose vector is zero reflects nothing.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        work, v0, rows, s0, d0 = args
+        t = _Interleaved(context, builder, signature.args[0])
+        v, solver, signs = t.pointer(work, v0), t.pointer(work, s0), t.pointer(work, d0)
+        pairs = [(a, a) for a in range(BLOCK)] + list(_ABOVE)
+
+        def body(k: Any, sums: list[Any]) -> list[Any]:
+            row = t.step(v, k, BLOCK * t.lanes)
+            x = [t.at(row, a) for a in range(BLOCK)]
+            return [t.multiply_add(x[a], x[b], s) for (a, b), s in zip(pairs, sums, strict=True)]
+
+        products = dict(zip(pairs, t.loop(rows, [t.zero()] * SOLVER, body), strict=True))
+        zero, inverses, moves = t.zero(), [], []
+        for a in range(BLOCK):
+            x, square = t.at(v, BLOCK * a + a), products[a, a]
+            length = t.unary("sqrt", square)
+            negative = builder.fcmp_ordered("<", x, zero)
+            move = builder.select(negative, builder.fsub(zero, length), length)
+            size = t.multiply_add(length, t.unary("fabs", x), square)
+            inverse = builder.fdiv(t.everywhere(-1.0), size)
+            inverses.append(builder.select(builder.fcmp_ordered("==", size, zero), zero, inverse))
+            moves.append(move)
+            sign = builder.select(negative, t.everywhere(1.0), t.everywhere(-1.0))
+            t.put(builder.fadd(x, move), v, BLOCK * a + a)
+            t.put(sign, signs, a)
+            t.put(inverses[a], solver, a)
+        for (a, b), place in _ABOVE.items():  # the products were those of the old heads
+            product = t.multiply_add(t.at(v, BLOCK * b + a), moves[b], products[a, b])
+            t.put(builder.fmul(inverses[a], product), solver, place)
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.void(work, index, index, index, index), codegen
+
+
+def _reflect_panel(typing_context, work, v0, s0, q0, begin, end, rows):
+    """Apply a block to the `rows` rows from its first one of a panel, zero outside begin, …, end.
+
+    Row 0 of the block is ``work[v0:]``, its solver ``work[s0:]``, row 0 of the panel ``work[q0:]``.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        work, v0, s0, q0, begin, end, rows = args
+        t = _Interleaved(context, builder, signature.args[0])
+        v, q, solver = t.pointer(work, v0), t.pointer(work, q0), t.pointer(work, s0)
+        tile = [(a, c) for a in range(BLOCK) for c in range(COLUMNS)]
+
+        def row(k: Any) -> tuple[list[Any], list[Any], Any]:
+            target = t.step(q, k, COLUMNS * t.lanes)
+            x = t.step(v, k, BLOCK * t.lanes)
+            xs = [t.at(x, a) for a in range(BLOCK)]
+            return xs, [t.at(target, c) for c in range(COLUMNS)], target
+
+        def gather(k: Any, sums: list[Any]) -> list[Any]:
+            xs, ys, _ = row(builder.add(k, begin))
+            return [t.multiply_add(xs[a], ys[c], s) for (a, c), s in zip(tile, sums, strict=True)]
+
+        sums = t.loop(builder.sub(end, begin), [t.zero()] * len(tile), gather)
+        w: dict[tuple[int, int], Any] = {}
+        for (a, c), z in reversed(list(zip(tile, sums, strict=True))):
+            w[a, c] = builder.fmul(t.at(solver, a), z)
+            for b in range(BLOCK - 1, a, -1):
+                w[a, c] = t.multiply_add(t.at(solver, _ABOVE[a, b]), w[b, c], w[a, c])
+
+        def scatter(k: Any, _: list[Any]) -> list[Any]:
+            xs, ys, target = row(k)
+            for a, c in tile:
+                ys[c] = t.multiply_add(xs[a], w[a, c], ys[c])
+            for c, y in enumerate(ys):
+                t.put(y, target, c)
+            return []
+
+        t.loop(rows, [], scatter)
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.void(work, index, index, index, index, index, index), codegen
+
+
+def _move(typing_context, work, source, target):
+    """Copy one vector from ``work[source]`` to ``work[target]``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        work, source, target = args
+        t = _Interleaved(context, builder, signature.args[0])
+        t.store(t.load(t.pointer(work, source)), t.pointer(work, target))
+        return context.get_dummy_value()
+
+    return types.void(work, types.intp, types.intp), codegen
+
+
+def _separate(typing_context, Q, q0, panel, out, o0, step):
+    """Write one row of as many columns as there are lanes: lane m from ``out[o0 + m·step]`` on.
+
+    Columns are consecutive within a panel, panels `panel` elements apart.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        Q, q0, panel, out, o0, step = args
+        t = _Interleaved(context, builder, signature.args[0])
+        q, target = t.pointer(Q, q0), t.pointer(out, o0)
+        rows = [t.at(t.step(q, c // COLUMNS, panel), c % COLUMNS) for c in range(t.lanes)]
+        half = 1
+        while half < t.lanes:  # swap the off-diagonal halves of all 2·half × 2·half squares
+            starts = [(g, s) for g in range(0, t.lanes, 2 * half) for s in (0, t.lanes)]
+            low = [p + s for g, s in starts for p in range(g, g + half)]
+            high = [p + half for p in low]
+            for i in range(t.lanes):
+                if not i & half:
+                    a, b = rows[i], rows[i + half]
+                    rows[i], rows[i + half] = t.shuffle(a, b, low), t.shuffle(a, b, high)
+            half *= 2
+        for m, value in enumerate(rows):
+            t.store(value, t.step(target, m, step))
+        return context.get_dummy_value()
+
+    index = types.intp
+    return types.void(Q, index, index, out, index, index), codegen
+
+
+def _plain_finish_block(work, v0, rows, s0, d0):
+    """Do what `_finish_block` does, in NumPy, for runs with JIT switched off."""
+    width = lanes(work.dtype)
+    x = work[v0:][: rows * BLOCK * width].reshape(rows, BLOCK, width)
+    out, inverses = work[s0:][: SOLVER * width].reshape(SOLVER, width), []
+    for a in range(BLOCK):
+        size = np.zeros(width, work.dtype)
+        sign = np.full(width, -1.0, work.dtype)
+        if x[:, a].any():
+            length = np.sqrt((x[:, a] ** 2).sum(axis=0))
+            size = length * (length + np.abs(x[a, a]))
+            sign = np.where(x[a, a] < 0, work.dtype.type(1), work.dtype.type(-1))
+            x[a, a] -= sign * length
+        inverses.append(np.divide(-1, size, where=size > 0, out=np.zeros_like(size)))
+        out[a] = inverses[a]
+        work[d0 + a * width :][:width] = sign
+    for (a, b), place in _ABOVE.items():
+        out[place] = inverses[a] * (x[:, a] * x[:, b]).sum(axis=0)
+
+
+def _plain_reflect_panel(work, v0, s0, q0, begin, end, rows):
+    """Do what `_reflect_panel` does, in NumPy, for runs with JIT switched off."""
+    width = lanes(work.dtype)
+    x = work[v0:][: rows * BLOCK * width].reshape(rows, BLOCK, width)
+    y = work[q0:][: rows * COLUMNS * width].reshape(rows, COLUMNS, width)
+    t = work[s0:][: SOLVER * width].reshape(SOLVER, width)
+    w = np.einsum("ial,icl->acl", x[begin:end], y[begin:end])
+    for a in range(BLOCK - 1, -1, -1):
+        w[a] *= t[a]
+        for b in range(a + 1, BLOCK):
+            w[a] += t[_ABOVE[a, b]] * w[b]
+    y += np.einsum("ial,acl->icl", x, w)
+
+
+def _plain_move(work, source, target):
+    """Do what `_move` does, in NumPy, for runs with JIT switched off."""
+    width = lanes(work.dtype)
+    work[target : target + width] = work[source : source + width]
+
+
+def _plain_separate(Q, q0, panel, out, o0, step):
+    """Do what `_separate` does, in NumPy, for runs with JIT switched off."""
+    width = lanes(Q.dtype)
+    for c in range(width):
+        column = Q[q0 + c // COLUMNS * panel + c % COLUMNS * width :][:width]
+        for m in range(width):
+            out[o0 + m * step + c] = column[m]
+
+
+if numba.config.DISABLE_JIT:
+    finish_block, reflect_panel = _plain_finish_block, _plain_reflect_panel
+    move, separate = _plain_move, _plain_separate
+else:
+    finish_block, reflect_panel = intrinsic(_finish_block), intrinsic(_reflect_panel)
+    move, separate = intrinsic(_move), intrinsic(_separate)
+
+
+class Layout(NamedTuple):
+    """Sizes of one batch of n × p frames, and the starts of its parts in the scratch vector.
+
+    `width` lanes; `group` columns written at a time; `pairs` of normals per frame. V, the solvers
+    and the signs of all blocks, the normals, the panels of a group, and the corner for matrices
+    and columns that do not fill all lanes follow each other up to `end`.
+    """
+
+    n: int
+    p: int
+    width: int
+    group: int
+    pairs: int
+    V: int
+    solvers: int
+    signs: int
+    normals: int
+    panels: int
+    corner: int
+    end: int
+
+
+@part
+def make_layout(n: int, p: int, width: int) -> Layout:
+    """Return the layout of a batch with `width` lanes."""
+    blocks = (p + BLOCK - 1) // BLOCK
+    group = max(width, COLUMNS)
+    pairs = (first_normal(n, p) + 1) // 2
+    V = 0
+    solvers = V + blocks * BLOCK * (n + BLOCK) * width
+    signs = solvers + blocks * SOLVER * width
+    normals = signs + blocks * BLOCK * width
+    panels = normals + 2 * pairs * width
+    corner = panels + n * group * width
+    end = corner + width * width
+    return Layout(n, p, width, group, pairs, V, solvers, signs, normals, panels, corner, end)
+
+
+def work_size(n: int, p: int, dtype: Any) -> int:
+    """Return the elements of scratch that `form_batch` needs."""
+    return int(make_layout(n, p, lanes(dtype)).end)
+
+
+@kernel
+def form_batch(
+    source: Source, special: bool, work: np.ndarray, words: np.ndarray, out: np.ndarray
+) -> None:
+    """Fill out[k], n × p, with the Haar frame of stream + k, for all k.
+
+    Scratch: `work`, ``work_size`` elements of the dtype of `out`; `words`, 2·WORDS uint64.
+    """
+    count, n, p = out.shape
+    flat = out.reshape(count * n * p)
+    at = make_layout(n, p, lanes_of(out))
+    for k in range(0, count, at.width):
+        first = Source(source.key, source.stream + np.uint64(k))
+        fill_interleaved(first, at.width, at.pairs, work, at.normals, words)
+        for block in range((p + BLOCK - 1) // BLOCK):
+            _place_normals(at, block, work)
+            v = at.V + block * BLOCK * (n + BLOCK) * at.width
+            rows = max(n - block * BLOCK, BLOCK)
+            solver = at.solvers + block * SOLVER * at.width
+            finish_block(work, v, rows, solver, at.signs + block * BLOCK * at.width)
+        if special:
+            _set_determinants(at, work)
+        for c in range(0, p, at.group):
+            _form_group(at, c, work)
+            _write_group(at, c, work, flat, k, min(at.width, count - k))
+
+
+@part
+def _place_normals(at: Layout, block: int, work: np.ndarray) -> None:
+    """Copy the normals of a block to their places in V, zeros above them."""
+    j = block * BLOCK
+    v = at.V + block * BLOCK * (at.n + BLOCK) * at.width
+    clear(work, v, BLOCK * BLOCK * at.width)
+    for a in range(BLOCK):
+        if j + a < at.p:
+            number = first_normal(at.n, j + a)
+            for i in range(a, at.n - j):
+                place = (number >> 1) + (number & 1) * at.pairs
+                move(work, at.normals + place * at.width, v + (i * BLOCK + a) * at.width)
+                number += 1
+        else:
+            for i in range(a, at.n - j):
+                clear(work, v + (i * BLOCK + a) * at.width, at.width)
+
+
+@part
+def _set_determinants(at: Layout, work: np.ndarray) -> None:
+    """Choose the last signs so that all determinants are one, as `haar._set_determinant` does."""
+    for l in range(at.width):
+        product = 1.0
+        for j in range(at.n):
+            product *= -work[at.signs + j * at.width + l]
+        work[at.signs + (at.n - 1) * at.width + l] *= product
+
+
+@part
+def _form_group(at: Layout, first: int, work: np.ndarray) -> None:
+    """Form columns first ≤ c < first + group of Q, panel by panel."""
+    n, width = at.n, at.width
+    size = n * COLUMNS * width
+    for c in range(first, min(first + at.group, at.p), COLUMNS):
+        q = at.panels + (c - first) // COLUMNS * size
+        clear(work, q, size)
+        stop = min(c + COLUMNS, at.p)
+        for i in range(c, stop):
+            move(work, at.signs + i * width, q + (i * COLUMNS + i - c) * width)
+        last = c // BLOCK
+        for block in range(last, -1, -1):
+            # Rows that are not zero: those of D at first, then all reached so far.
+            j = block * BLOCK
+            begin = c - j if block == last else BLOCK
+            end = stop - j if block == last else n - j
+            v, solver = at.V + j * (n + BLOCK) * width, at.solvers + block * SOLVER * width
+            reflect_panel(work, v, solver, q + j * COLUMNS * width, begin, end, n - j)
+
+
+@part
+def _write_group(
+    at: Layout, first: int, work: np.ndarray, out: np.ndarray, k: int, members: int
+) -> None:
+    """Write the columns of a group to `members` matrices of `out`, flat, from number k on."""
+    n, p, width = at.n, at.p, at.width
+    size = n * COLUMNS * width
+    for c in range(first, min(first + at.group, p), width):
+        column = c - first  # with fewer lanes than COLUMNS it may lie inside a panel
+        q = at.panels + column // COLUMNS * size + column % COLUMNS * width
+        wide = min(width, p - c)
+        for i in range(n):
+            row = q + i * COLUMNS * width
+            target = (k * n + i) * p + c
+            if wide == width and members == width:
+                separate(work, row, size, out, target, n * p)
+            else:
+                separate(work, row, size, work, at.corner, width)
+                for m in range(members):
+                    for a in range(wide):
+                        out[target + m * n * p + a] = work[at.corner + m * width + a]
