@@ -1,8 +1,8 @@
 """Addressable random numbers: every normal has an address (key, stream, position).
 
-A seed becomes a 64-bit key once. Each layer, frame and batch member then reads a stream of its
-own, so its numbers depend on neither threads, nor batch, nor what was drawn before it. The
-addresses and values below are part of what a seed means and stay as they are in later versions.
+A seed is hashed to a 64-bit key once. Each layer, frame and batch member then reads a stream of
+its own, so its numbers depend neither on threads, nor on the batch, nor on earlier draws. The
+addresses and values below determine the network of a seed and never change in later versions.
 """
 
 import enum
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from fastdln.kernels.cpu import random as kernels
 from fastdln.utils import threads, validation
@@ -27,13 +28,13 @@ Seed = (
 )
 
 INDEX_BITS = 56
-# Numbers per piece of work: about 0.4 ms, several times what handing it to a thread costs. Even,
-# so that a piece starts with a whole pair.
-PIECE = 1 << 18
+# Normals per chunk of work: about 0.4 ms, several times the cost of handing it to a thread. Even,
+# so that every chunk starts with a whole pair.
+CHUNK = 1 << 18
 
 
 class Stream(enum.IntEnum):
-    """What a stream of numbers is for: the top eight bits of its id."""
+    """Purpose of a stream of random numbers: the top eight bits of its id."""
 
     DATA_INPUT = 1
     DATA_TARGET = 2
@@ -56,20 +57,20 @@ def stream_id(kind: int, index: int = 0) -> int:
     return int(kind) << INDEX_BITS | int(index)
 
 
-def seed_key(seed: Any = None) -> int:
-    """Return the 64-bit key that a seed stands for.
+def seed_key(seed: Seed = None) -> int:
+    """Return the 64-bit key of a seed.
 
     Parameters
     ----------
     seed : None, int, sequence of int, SeedSequence, BitGenerator, Generator or RandomState
-        What `numpy.random.default_rng` accepts. None takes fresh entropy from the system. A
-        generator gives up raw words of its stream, so calling twice gives two keys.
+        As for `numpy.random.default_rng`. None takes fresh entropy from the system. From a
+        generator raw words are drawn, so that calling twice gives two keys.
 
     Returns
     -------
     int
         From 0 to 2**64 - 1. Integers, sequences and SeedSequences are hashed by
-        `numpy.random.SeedSequence.generate_state`, which NumPy keeps the same for ever.
+        `numpy.random.SeedSequence.generate_state`, which NumPy guarantees never to change.
 
     Raises
     ------
@@ -83,14 +84,15 @@ def seed_key(seed: Any = None) -> int:
     if isinstance(seed, np.random.RandomState):
         return int.from_bytes(seed.bytes(8), "little")
     if isinstance(seed, np.random.BitGenerator):
-        # Two words, for MT19937's have 32 bits.
+        # Two words: MT19937's have 32 bits.
         seed = [int(seed.random_raw()) for _ in range(2)]
     if not isinstance(seed, np.random.SeedSequence):
         seed = np.random.SeedSequence(None if seed is None else _entropy(seed))
     return int(seed.generate_state(1, np.uint64)[0])
 
 
-def _entropy(seed: Any) -> Any:
+def _entropy(seed: object) -> int | list[Any]:
+    """Return the entropy of a SeedSequence: integers, in lists nested as in the seed."""
     if isinstance(seed, bool | np.bool_):
         raise TypeError(f"seed must be a non-negative integer or another of {_ALLOWED}, not {seed}")
     if isinstance(seed, numbers.Integral):
@@ -113,7 +115,7 @@ def standard_normal(
     key: int,
     stream: int,
     shape: int | tuple[int, ...],
-    dtype: Any = "float64",
+    dtype: DTypeLike = "float64",
     out: np.ndarray | None = None,
     first: int = 0,
 ) -> np.ndarray:
@@ -142,12 +144,12 @@ def standard_normal(
     k, s = np.uint64(key), np.uint64(stream)
     threads.spread(
         lambda a, b: kernels.fill_normals(k, s, np.uint64(first + a), flat[a:b]),
-        _pieces(flat.size, PIECE),
+        _chunks(flat.size, CHUNK),
     )
     return out
 
 
-def result_array(shape: tuple[int, ...], dtype: Any, out: np.ndarray | None) -> np.ndarray:
+def result_array(shape: tuple[int, ...], dtype: DTypeLike, out: np.ndarray | None) -> np.ndarray:
     """Return a new array, or `out` when it is a writable C-contiguous array of shape and dtype."""
     dtype = validation.float_dtype(dtype)
     if out is None:
@@ -163,7 +165,7 @@ def result_array(shape: tuple[int, ...], dtype: Any, out: np.ndarray | None) -> 
     return out
 
 
-def _pieces(total: int, piece: int) -> Iterator[tuple[int, int]]:
-    """Yield the bounds of consecutive pieces of 0, ..., total - 1."""
-    for a in range(0, total, piece):
-        yield a, min(a + piece, total)
+def _chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the bounds of consecutive chunks of 0, ..., total - 1."""
+    for a in range(0, total, size):
+        yield a, min(a + size, total)

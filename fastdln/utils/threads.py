@@ -1,4 +1,4 @@
-"""How many threads a call may use, and one way to spread pieces of work over them."""
+"""How many threads a call may use, and how work is spread over them."""
 
 import contextlib
 import contextvars
@@ -48,38 +48,39 @@ def limited(count: int) -> Iterator[None]:
         _limit.reset(token)
 
 
-def spread(function: Callable[..., Any], pieces: Iterable[tuple[Any, ...]]) -> list[Any]:
-    """Call ``function(*piece)`` for every piece on up to `available()` threads; results in order.
+def spread(function: Callable[..., Any], chunks: Iterable[tuple[Any, ...]]) -> list[Any]:
+    """Call ``function(*chunk)`` for every chunk on up to `available()` threads; results in order.
 
     Functions that hold the GIL gain nothing; kernels here release it. The pool lives for one
-    call: starting a thread costs about 50 µs, so pieces should be worth milliseconds.
+    call: starting a thread costs about 50 µs, so a chunk should take milliseconds.
     """
-    pieces = list(pieces)
-    workers = min(available(), len(pieces))
+    chunks = list(chunks)
+    workers = min(available(), len(chunks))
     if workers <= 1:
-        return [function(*piece) for piece in pieces]
+        return [function(*chunk) for chunk in chunks]
     with ThreadPoolExecutor(workers) as pool:
-        return [f.result() for f in [pool.submit(function, *piece) for piece in pieces]]
+        return [f.result() for f in [pool.submit(function, *chunk) for chunk in chunks]]
 
 
-def together(pool: ThreadPoolExecutor, team: int, work: Callable[..., Any]) -> Any:
-    """Let every member of a team do its part of `work`; return what the first returns.
+def run_team(pool: ThreadPoolExecutor, team: int, work: Callable[..., Any]) -> Any:
+    """Call ``work(rank, team, barrier)`` for every member of a team; return member 0's result.
 
-    Where a member cannot be started (Ctrl-C in between, no thread left) or fails, the others do not
-    wait for it: the exception is raised once they are done.
+    A team of one runs in the calling thread. If a member cannot be started (Ctrl-C in between, no
+    thread left) or fails, the barrier is aborted, and the exception is raised once the others
+    have returned.
     """
-    # Imported here: `import fastdln` is to import no numba.
-    from fastdln.kernels.cpu.team import abandon, new_meeting
+    # Imported here: `import fastdln` must not import numba.
+    from fastdln.kernels.cpu.team import abort, new_barrier
 
-    meeting = new_meeting()
+    barrier = new_barrier()
     if team == 1:
-        return work(0, 1, meeting)
+        return work(0, 1, barrier)
 
     def member(rank: int) -> Any:
         try:
-            return work(rank, team, meeting)
+            return work(rank, team, barrier)
         except BaseException:
-            abandon(meeting)
+            abort(barrier)
             raise
 
     members: list[Future[Any]] = []
@@ -87,7 +88,7 @@ def together(pool: ThreadPoolExecutor, team: int, work: Callable[..., Any]) -> A
         for rank in range(team):
             members.append(pool.submit(member, rank))
     except BaseException:
-        abandon(meeting)
+        abort(barrier)
         raise
-    results = [found.result() for found in members]
+    results = [future.result() for future in members]
     return results[0]

@@ -1,33 +1,74 @@
-"""Checks at the door: each says in one sentence what was given and what is allowed."""
+"""Argument checks: each error states the allowed values, the given one, and a near miss."""
 
+import difflib
 import math
 import numbers
 import operator
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import SupportsIndex, TypeVar, cast
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+_T = TypeVar("_T")
+
+# Names that other libraries, papers and earlier versions use → this package's: keyword arguments,
+# then values. Where a function takes the plural (`fastdln.sweep`), that is suggested.
+_SYNONYMS = {
+    "lr": "learning_rate",
+    "eta": "learning_rate",
+    "stepsize": "learning_rate",
+    "initialisation": "init",
+    "initialization": "init",
+    "initialiser": "init",
+    "initializer": "init",
+    "layers": "depth",
+    "nlayers": "depth",
+    "numlayers": "depth",
+    "hidden": "width",
+    "hiddensize": "width",
+    "units": "width",
+    "n": "width",
+    "epochs": "steps",
+    "nsteps": "steps",
+    "numsteps": "steps",
+    "iterations": "steps",
+    "maxiter": "steps",
+    "wd": "weight_decay",
+    "l2": "weight_decay",
+    "batch": "batch_size",
+    "opt": "optimizer",
+    "optimiser": "optimizer",
+    "randomstate": "seed",
+    "rng": "seed",
+    "tol": "tolerance",
+    "sgd": "gd",
+    "gradientdescent": "gd",
+    "haar": "orthogonal",
+    "normal": "gaussian",
+    "full": "dense",
+}
 
 
-def kind(value: Any) -> str:
+def kind(value: object) -> str:
     """Return the name of a value's type, with its library's where it has one."""
     library = type(value).__module__.split(".")[0]
     name = type(value).__name__
     return name if library == "builtins" else f"{library}.{name}"
 
 
-def kind_or_dtype(value: Any) -> str:
+def kind_or_dtype(value: object) -> str:
     """Return the dtype of a NumPy array, or the name of another value's type."""
     return str(value.dtype) if isinstance(value, np.ndarray) else kind(value)
 
 
-def integer(name: str, value: Any, least: int) -> int:
+def integer(name: str, value: object, least: int) -> int:
     """Return `value` as an int of at least `least`; bools and non-integers are refused."""
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be a whole number of at least {least}, not the bool {value}")
     try:
-        number = operator.index(value)
+        number = operator.index(cast(SupportsIndex, value))
     except TypeError:
         raise TypeError(
             f"{name} must be a whole number of at least {least}, not {value!r}"
@@ -38,17 +79,17 @@ def integer(name: str, value: Any, least: int) -> int:
     return number
 
 
-def positive_integer(name: str, value: Any) -> int:
+def positive_integer(name: str, value: object) -> int:
     """Return `value` as an int ≥ 1."""
     return integer(name, value, 1)
 
 
-def non_negative_integer(name: str, value: Any) -> int:
+def non_negative_integer(name: str, value: object) -> int:
     """Return `value` as an int ≥ 0."""
     return integer(name, value, 0)
 
 
-def real_number(name: str, value: Any, allowed: str) -> float:
+def real_number(name: str, value: object, allowed: str) -> float:
     """Return `value` as a finite float; `allowed` names the range in the error."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {allowed}, not {value!r} of type {type(value).__name__}")
@@ -58,7 +99,7 @@ def real_number(name: str, value: Any, allowed: str) -> float:
     return number
 
 
-def positive_number(name: str, value: Any) -> float:
+def positive_number(name: str, value: object) -> float:
     """Return `value` as a finite float > 0."""
     number = real_number(name, value, "a finite number greater than 0")
     if number <= 0:
@@ -66,7 +107,7 @@ def positive_number(name: str, value: Any) -> float:
     return number
 
 
-def non_negative_number(name: str, value: Any) -> float:
+def non_negative_number(name: str, value: object) -> float:
     """Return `value` as a finite float ≥ 0."""
     number = real_number(name, value, "a finite number of at least 0")
     if number < 0:
@@ -74,15 +115,32 @@ def non_negative_number(name: str, value: Any) -> float:
     return number
 
 
-def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
-    """Return `value` if it is one of the names `allowed`."""
+def one_of(name: str, value: object, allowed: Iterable[str]) -> str:
+    """Return `value` if it is one of the names `allowed`; the error suggests the nearest."""
     allowed = tuple(allowed)
     if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+        near = suggestion(value, allowed) if isinstance(value, str) else ""
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}{near}"
+        )
     return value
 
 
-def listed(name: str, values: Any) -> list[Any]:
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"``, x the one of `names` meant by `name`, or ``""``."""
+    known = {_normalised(candidate): candidate for candidate in names}
+    meant = _SYNONYMS.get(_normalised(name), name)
+    candidates = [_normalised(meant), _normalised(meant) + "s", _normalised(meant).rstrip("s")]
+    found = [c for c in candidates if c in known]
+    found = found or difflib.get_close_matches(candidates[0], known, n=1)
+    return f" (did you mean {known[found[0]]!r}?)" if found else ""
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name.lower())
+
+
+def listed(name: str, values: Iterable[_T]) -> list[_T]:
     """Return `values` as a list of at least one."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a list, not {values!r} of type {type(values).__name__}")
@@ -92,18 +150,18 @@ def listed(name: str, values: Any) -> list[Any]:
     return listed
 
 
-def distinct(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
+def distinct(name: str, values: Sequence[_T]) -> tuple[_T, ...]:
     """Return `values` if none is repeated."""
-    repeated = sorted({v for v in values if values.count(v) > 1})
+    repeated = [v for v in values if values.count(v) > 1]
     if repeated:
         raise ValueError(f"{name} must be distinct, but {repeated[0]!r} is given more than once")
     return tuple(values)
 
 
-def float_dtype(dtype: Any) -> np.dtype:
+def float_dtype(dtype: DTypeLike) -> np.dtype:
     """Return `dtype` as NumPy's float32 or float64."""
     try:
-        found = np.dtype(dtype)
+        found: np.dtype | None = np.dtype(dtype)
     except TypeError:
         found = None
     # NumPy compares None as its default dtype, float64.
@@ -112,7 +170,7 @@ def float_dtype(dtype: Any) -> np.dtype:
     return found
 
 
-def finite_matrix(name: str, value: Any, dtype: Any = np.float64) -> np.ndarray:
+def finite_matrix(name: str, value: ArrayLike, dtype: DTypeLike = np.float64) -> np.ndarray:
     """Return `value` as a finite, non-empty 2-D array of `dtype`; integers are converted."""
     if np.ma.isMaskedArray(value):
         raise TypeError(f"{name} must be an array without a mask: masked entries would count")
@@ -128,10 +186,10 @@ def finite_matrix(name: str, value: Any, dtype: Any = np.float64) -> np.ndarray:
     return array
 
 
-def data_matrix(name: str, value: Any) -> np.ndarray:
-    """Return `value` as `finite_matrix` does in float64, in memory of its own and for reading only.
+def data_matrix(name: str, value: ArrayLike) -> np.ndarray:
+    """Return `value` as `finite_matrix` does in float64, as a read-only copy.
 
-    What is computed from it once stays right whatever becomes of the array that was given.
+    Results derived from it stay valid when the given array is changed later.
     """
     array = finite_matrix(name, value)
     if np.may_share_memory(array, np.asarray(value)):
@@ -140,39 +198,8 @@ def data_matrix(name: str, value: Any) -> np.ndarray:
     return array
 
 
-def function(name: str, value: Any) -> Any:
+def function(name: str, value: _T) -> _T:
     """Return `value` if it is None or can be called."""
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be a function, not {value!r} of type {type(value).__name__}")
     return value
-
-
-def device_name(name: Any) -> str:
-    """Return ``"cpu"``, ``"gpu"`` or ``"gpu:N"``; whether there is such a card is not asked.
-
-    ``"auto"`` is the CPU for now: the kernels for a card have been compiled and tested on the CPU,
-    but not yet measured on a card, so a card is used only where it is asked for.
-    """
-    if name in ("cpu", "auto"):
-        return "cpu"
-    if isinstance(name, str) and re.fullmatch(r"gpu(:\d+)?", name):
-        return name
-    raise ValueError(f"device must be 'cpu', 'gpu', 'gpu:N' or 'auto', not {name!r}")
-
-
-def device(name: Any) -> str:
-    """Return the device that `name` asks for, as `device_name` does.
-
-    Raises
-    ------
-    ValueError
-        For another name, or a card that this machine does not have.
-    ImportError, RuntimeError
-        If a card was asked for and CuPy, a driver or any card is missing; says which.
-    """
-    name = device_name(name)
-    if name != "cpu":
-        from fastdln.backends.gpu.device import require_gpu
-
-        require_gpu(name)
-    return name

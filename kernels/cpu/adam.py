@@ -1,101 +1,80 @@
-"""Pass 2 with Adam (Kingma & Ba 2015): the gradient of a few rows at a time, never all of it."""
+"""Pass 2 with Adam (Kingma & Ba 2015)."""
+
+from typing import NamedTuple
 
 import numpy as np
 
-from fastdln.kernels.cpu.jit import kernel, part
-from fastdln.kernels.cpu.layout import OFFSET, PRODUCT, STRIDE, VECTORS, Layout
-from fastdln.kernels.cpu.team import meet, share
+from fastdln.kernels.cpu.gemm import FRESH, ONE, ZERO
+from fastdln.kernels.cpu.groups import AdamStep, Operand
+from fastdln.kernels.cpu.jit import inlined, kernel, part
+from fastdln.kernels.cpu.layout import OFFSET, STRIDE, Layout
+from fastdln.kernels.cpu.row_updates import update_by_rows
 from fastdln.kernels.cpu.tiles import lanes
-from fastdln.kernels.cpu.two_pass import (
-    FOUR,
-    FRESH,
-    ONE,
-    ZERO,
-    add_product,
-    clear_costate_padding,
-    costate_columns,
-    share_rows,
-)
+from fastdln.kernels.cpu.two_pass import add_gradient
 
 
-def slope_numbers(layout: Layout) -> int:
-    """Return the numbers that a member of a team needs for the gradient of the rows it visits."""
+def gradient_size(layout: Layout) -> int:
+    """Return the elements that a member of a team needs for the gradient of a row block."""
     return max(lanes(layout.dtype), 4) * layout.widest
 
 
+class _Step(NamedTuple):
+    """An `AdamStep` with one member's part of `gradient`, 1 − β and 1 − βᵗ."""
+
+    adam: AdamStep
+    gradient: np.ndarray
+    new1: np.floating
+    new2: np.floating
+    first: np.floating
+    second: np.floating
+
+
 @kernel
-def update_layers_with_adam(
-    weights, layers, products, C, D, scratch, slopes, mean, square, rates, scales, pull, beta1,
-    beta2, epsilon, step, q, q_padded, lane, rank, team, meeting,
-):  # fmt: skip
-    """Update every layer by Adam, forming the co-states in the same visits.
+def update_layers_with_adam(network, workspace, step, number, member):
+    """Update every layer by Adam, forming the co-states on the way.
 
     Parameters
     ----------
-    C, D : ndarray, flat, q_padded × widest
-        C holds G itself on entry; both are overwritten.
-    scratch, slopes : ndarray
-        `chain.scratch_numbers` and `slope_numbers` for every member of the team.
-    mean, square : ndarray
-        Running means of the gradient and of its square, laid out as the weights.
-    rates, scales : ndarray of the weights' dtype, shape (depth,)
-        Step size of the normalised layer, η/√rows, and √rows: Adam sees the paper's weights,
-        whose gradient is the normalised one divided by √rows.
-    pull, beta1, beta2, epsilon : float
-        Weight decay λ and Adam's constants.
-    step : int
+    network : Network
+    workspace : Workspace
+        C holds G itself on entry, not scaled by a step size.
+    step : AdamStep
+    number : int
         Number of this step, from 1.
+    member : Member
     """
-    last = layers.shape[0] - 1
-    visit = max(lane, FOUR)
-    each = slopes.size // team
-    slope = slopes[rank * each : (rank + 1) * each]
+    each = step.gradient.size // member.team
+    gradient = step.gradient[member.rank * each : (member.rank + 1) * each]
     # A literal 1 would make all arithmetic float64, which takes longer.
-    kind = weights.dtype.type
+    kind, beta1, beta2 = network.weights.dtype.type, step.beta1, step.beta2
     new1, new2 = kind(1) - beta1, kind(1) - beta2
-    first, second = kind(1 - beta1**step), kind(1 - beta2**step)
-    for layer in range(last):
-        begin, end = share_rows(layers, layer, lane, rank, team)
-        stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
-        for row in range(begin, end, visit):
-            count = min(visit, end - row)
-            costate_columns(
-                weights, layers, C, ZERO, D, ZERO, layer, row, count, q_padded, scratch, rank, lane
-            )
-            w, b = layers[layer, OFFSET] + row * stride, layers[layer + 1, PRODUCT] + row
-            g = slope[: count * stride]
-            add_product(
-                products, b, ONE, above, C, ZERO, stride, g, ZERO, stride, count, q_padded, lane,
-                ZERO, layers[layer, VECTORS], FRESH, ZERO, ZERO,
-            )  # fmt: skip
-            here = slice(w, w + count * stride)
-            _adapt(
-                weights[here], g, mean[here], square[here], rates[layer], scales[layer], pull,
-                beta1, beta2, new1, new2, epsilon, first, second,
-            )  # fmt: skip
-        clear_costate_padding(layers, layer, D, ZERO, q_padded, begin, end)
-        C, D = D, C
-        meet(meeting, team)
-    stride = layers[last, STRIDE]
-    begin, end = share(stride, rank, team)
-    for a in range(q):
-        w = layers[last, OFFSET] + a * stride
-        here = slice(w + begin, w + end)
-        _adapt(
-            weights[here], C[a * stride + begin : a * stride + end], mean[here], square[here],
-            rates[last], scales[last], pull, beta1, beta2, new1, new2, epsilon, first, second,
-        )  # fmt: skip
-    meet(meeting, team)
+    first, second = kind(1 - beta1**number), kind(1 - beta2**number)
+    adam = _Step(step, gradient, new1, new2, first, second)
+    update_by_rows(_update_block, _update_row, network, workspace, adam, member)
 
 
 @part
-def _adapt(
-    rows, g, mean, square, rate, scale, pull, beta1, beta2, new1, new2, epsilon, first, second
-):  # fmt: skip
-    """One element-wise Adam step; padding has gradient 0 and stays 0."""
+def _update_block(network, C, step, layer, row, rows):
+    stride = network.layers[layer, STRIDE]
+    size = rows * stride
+    gradient = step.gradient[:size]
+    out = Operand(gradient, ZERO, stride, ONE)
+    add_gradient(network, C, out, layer, row, rows, FRESH)
+    w = network.layers[layer, OFFSET] + row * stride
+    _update_row(network.weights, gradient, step, layer, w, ZERO, size)
+
+
+@inlined
+def _update_row(weights, gradient, step, layer, w, g, size):
+    """One element-wise step; padding has gradient 0 and stays 0."""
+    adam = step.adam
+    rate, scale = adam.step_sizes[layer], adam.row_scales[layer]
+    decay, beta1, beta2 = adam.weight_decay, adam.beta1, adam.beta2
+    rows, gradients = weights[w : w + size], gradient[g : g + size]
+    means, squares = adam.mean[w : w + size], adam.square[w : w + size]
     for j in range(rows.size):
-        slope = g[j] / scale + pull * scale * rows[j]
-        m = beta1 * mean[j] + new1 * slope
-        v = beta2 * square[j] + new2 * slope * slope
-        mean[j], square[j] = m, v
-        rows[j] -= rate * (m / first) / (np.sqrt(v / second) + epsilon)
+        slope = gradients[j] / scale + decay * scale * rows[j]
+        m = beta1 * means[j] + step.new1 * slope
+        v = beta2 * squares[j] + step.new2 * slope * slope
+        means[j], squares[j] = m, v
+        rows[j] -= rate * (m / step.first) / (np.sqrt(v / step.second) + adam.epsilon)

@@ -1,16 +1,17 @@
-"""Small networks of one shape side by side: one in each lane of the vector registers.
+"""Batched gradient descent: one small network in every SIMD lane, interleaved in memory.
 
-A small network of its own leaves much of every register idle, and calls cost as much as work. Here
-every number is a vector that holds this number of `lanes` networks, as in `abreast`: nothing is
-padded, no layer is transposed and no lane meets another. A network of 10 × 4 takes a third of the
-time that it takes alone, one of 26 × 50 three quarters. The price is memory: what is in work is
-`lanes` times as large as one network, so that this is for what stays in cache.
+A small network alone leaves most of each vector register idle, and a call costs as much as its
+arithmetic. Here every element is a vector that holds the same element of `lanes` networks of one
+shape. Nothing is padded, no layer is transposed and no arithmetic crosses lanes. A network of
+10 × 4 takes a third of the time that it takes alone, one of 26 × 50 three quarters. The working
+set is `lanes` times that of one network, so that this pays only for networks that stay in cache.
 
-All sums are those of `descent.descend` for layers that it transposes (`chain.is_turned`), in the
-same order: a network has the same bits in whatever company it is trained.
+Every sum has the terms and the order of `regression_loop.descend` for layers that it transposes
+(`two_pass.TRANSPOSED_VECTORS`): a network has the same bits alone and in any batch.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numba
@@ -19,40 +20,75 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastdln.kernels.cpu.gemm import FRESH, MORE, ONE, ZERO, strip_rows
+from fastdln.kernels.cpu.groups import Operand, Regression
 from fastdln.kernels.cpu.jit import kernel, part
-from fastdln.kernels.cpu.layout import VECTORS, Layout, aligned_zeros
-from fastdln.kernels.cpu.tiles import WIDE, _Tile, lanes
-from fastdln.kernels.cpu.two_pass import (
-    FRESH,
-    MORE,
-    NEAR_TERMS,
-    ONE,
-    TURNED_VECTORS,
-    ZERO,
-    strip_rows,
+from fastdln.kernels.cpu.layout import (
+    COLUMNS,
+    OFFSET,
+    PRODUCT,
+    ROWS,
+    VECTORS,
+    Layout,
+    aligned_zeros,
 )
+from fastdln.kernels.cpu.tiles import WIDE, _Tile, lanes
+from fastdln.kernels.cpu.two_pass import NEAR_TERMS, TRANSPOSED_VECTORS
 
-# One row per layer of a table: where it begins, in vectors, its rows and columns, and where the
-# product that ends at it begins.
-OFFSET, ROWS, COLUMNS, PRODUCT = range(4)
+# Rows of a layer in one row block of pass 2: whole strips of both products.
+BLOCK_ROWS = 20
+
+
+class BatchedChain(NamedTuple):
+    """The layers of a batch of networks and the buffers of the two-pass step.
+
+    Attributes
+    ----------
+    weights, products, C, D : ndarray, flat, of the weights' dtype
+        Layers, suffix products and two co-states; every element is a vector of `lanes` networks.
+    layers : ndarray of int64, shape (depth, 6)
+        The columns of `layout`; OFFSET, STRIDE and PRODUCT count vectors.
+    sums : ndarray of float64, shape (lanes,)
+        Sums of squares of one row of the residual.
+    """
+
+    weights: np.ndarray
+    layers: np.ndarray
+    products: np.ndarray
+    C: np.ndarray
+    D: np.ndarray
+    sums: np.ndarray
+
+    def layer(self, index: int) -> np.ndarray:
+        """Return layer `index` of all networks as a view, shape (rows, columns, lanes)."""
+        n = self.sums.size
+        offset, rows, columns = self.layers[index, :3]
+        return self.weights[offset * n : (offset + rows * columns) * n].reshape(rows, columns, n)
+
+
+class BatchedStep(NamedTuple):
+    """Plain gradient descent, with weight decay, at each network's own learning rate.
+
+    Attributes
+    ----------
+    step_sizes : ndarray of the weights' dtype, shape (depth, lanes)
+        Step size of every layer.
+    decay : ndarray of the weights' dtype, shape (lanes,)
+        The factor ``1 − η λ`` by which weight decay scales the weights in a step.
+    """
+
+    step_sizes: np.ndarray
+    decay: np.ndarray
 
 
 class _Vectors(_Tile):
-    """A tile whose every number is a vector, one lane a network."""
+    """A tile whose every element is a vector of one number per network."""
 
-    def at(self, base: Any, index: Any) -> Any:
-        """Return the address of vector number `index` from `base` on."""
-        return self.step(base, index, self.lanes)
-
-    def grid(self, base: Any, start: Any, counts: tuple[int, int], strides: tuple[Any, Any]) -> Any:
-        """Return the addresses of vectors ``start + i·strides[0] + j·strides[1]``, row by row."""
-        first, builder = self.at(base, start), self.builder
-        found = []
-        for i in range(counts[0]):
-            row = self.step(first, i, builder.mul(strides[0], self.width))
-            for j in range(counts[1]):
-                found.append(self.step(row, j, builder.mul(strides[1], self.width)))
-        return found
+    def operand(self, value: Any) -> tuple[Any, Any, Any]:
+        """Return the address and the strides, in numbers, of an `Operand` of vectors."""
+        _, start, row, column = (self.builder.extract_value(value, i) for i in range(4))
+        first = self.step(self.pointer(self.data(value)), start, self.lanes)
+        return first, self.builder.mul(row, self.width), self.builder.mul(column, self.width)
 
     @property
     def width(self) -> Any:
@@ -60,85 +96,97 @@ class _Vectors(_Tile):
 
 
 def _lane_tile(
-    typing_context, rows, wide, X, x0, x_row, x_k, Y, y0, y_k, y_c, out, o0, o_row, count, fresh
-):
+    typing_context: Any,
+    rows: Any,
+    wide: Any,
+    X: Any,
+    Y: Any,
+    out: Any,
+    corner: Any,
+    count: Any,
+    fresh: Any,
+) -> Any:
     """``out[a, c] += Σ_k X[a, k] Y[k, c]`` for `rows` × `wide` vectors and `count` terms k.
 
-    All indices and strides count vectors; ``out[a, c + 1]`` follows ``out[a, c]``. Where `fresh`,
-    the sums start at zero. `rows` and `wide` are constants of the compilation.
+    X, Y and out are each an `Operand` of vectors, whose strides and start count vectors; rows of
+    out are contiguous. `corner` is the tile's first (a, c). Where `fresh`, the sums start at zero.
+    `rows` and `wide` are constants of the compilation.
     """
     n_rows, n_wide = rows.literal_value, wide.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, _, X, x0, x_row, x_k, Y, y0, y_k, y_c, out, o0, o_row, count, fresh = args
-        t = _Vectors(context, builder, signature.args[2])
-        one = ir.Constant(ir.IntType(64), 1)
-        xs = t.grid(t.pointer(X), x0, (n_rows, 1), (x_row, one))
-        ys = t.grid(t.pointer(Y), y0, (1, n_wide), (one, y_c))
-        targets = t.grid(t.pointer(out), o0, (n_rows, n_wide), (o_row, one))
-        x_step, y_step = (builder.mul(s, t.width) for s in (x_k, y_k))
+        _, _, X, Y, out, corner, count, fresh = args
+        t = _Vectors(context, builder, signature.args[2].types[0])
+        first_row, first_column = (builder.extract_value(corner, i) for i in (0, 1))
+        (x, x_row, x_step), (y, y_step, y_column), (o, o_row, _) = map(t.operand, (X, Y, out))
+        x, y = t.step(x, first_row, x_row), t.step(y, first_column, y_column)
+        o = t.step(t.step(o, first_row, o_row), first_column, t.lanes)
+        xs = [t.step(x, a, x_row) for a in range(n_rows)]
+        ys = [t.step(y, c, y_column) for c in range(n_wide)]
+        grid = [(a, c) for a in range(n_rows) for c in range(n_wide)]
+        targets = [t.step(t.step(o, a, o_row), c, t.lanes) for a, c in grid]
 
         def body(k: Any, sums: list[Any]) -> list[Any]:
             y = [t.load(t.step(pointer, k, y_step)) for pointer in ys]
             x = [t.load(t.step(pointer, k, x_step)) for pointer in xs]
-            return [
-                t.multiply_add(x[a], y[c], sums[a * n_wide + c])
-                for a in range(n_rows)
-                for c in range(n_wide)
-            ]
+            return [t.multiply_add(x[a], y[c], s) for (a, c), s in zip(grid, sums, strict=True)]
 
-        for value, pointer in zip(
-            t.loop(count, t.zeros_or_loads(fresh, targets), body), targets, strict=True
-        ):
+        sums = t.loop(count, t.zeros_or_loads(fresh, targets), body)
+        for value, pointer in zip(sums, targets, strict=True):
             t.store(value, pointer)
         return context.get_dummy_value()
 
-    index = types.intp
-    return (
-        types.void(
-            rows, wide, X, index, index, index, Y, index, index, index, out, index, index, index,
-            types.boolean,
-        ),
-        codegen,
-    )  # fmt: skip
+    return types.void(rows, wide, X, Y, out, corner, types.intp, types.boolean), codegen
 
 
-def _plain_lane_tile(rows, wide, X, x0, x_row, x_k, Y, y0, y_k, y_c, out, o0, o_row, count, fresh):
+def _plain_lane_tile(
+    rows: int,
+    wide: int,
+    X: Operand,
+    Y: Operand,
+    out: Operand,
+    corner: tuple[int, int],
+    count: int,
+    fresh: bool,
+) -> None:
     """Do what `_lane_tile` does, in NumPy, for runs with JIT switched off."""
-    n = lanes(out.dtype)
-    for a in range(rows):
-        for c in range(wide):
-            target = out[(o0 + a * o_row + c) * n :][:n]
+    n = lanes(out.data.dtype)
+
+    def element(operand: Operand, i: int, j: int) -> np.ndarray:
+        return operand.data[(operand.start + i * operand.row + j * operand.column) * n :][:n]
+
+    for a in range(corner[0], corner[0] + rows):
+        for c in range(corner[1], corner[1] + wide):
+            target = element(out, a, c)
             if fresh:
                 target[:] = 0
             for k in range(count):
-                x = X[(x0 + a * x_row + k * x_k) * n :][:n]
-                target += x * Y[(y0 + k * y_k + c * y_c) * n :][:n]
+                target += element(X, a, k) * element(Y, k, c)
 
 
-if numba.config.DISABLE_JIT:
-    lane_tile = _plain_lane_tile
-else:
+lane_tile: Callable[..., None] = _plain_lane_tile
+if not numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
     lane_tile = intrinsic(prefer_literal=True)(_lane_tile)
 
 
-def _panel(wide):
-    """Return the kernel for all rows of `wide` columns."""
+def _panel(wide: int) -> Callable[..., None]:
+    """Return the kernel for all rows of `wide` columns from column c on."""
 
     @part
-    def panel(X, x0, x_row, x_k, Y, y0, y_k, y_c, out, o0, o_row, rows, count, fresh):
+    def panel(
+        X: Operand, Y: Operand, out: Operand, c: int, rows: int, count: int, fresh: bool
+    ) -> None:
         a = ZERO
         while a < rows:
             n = strip_rows(rows - a, False)
-            x, o = x0 + a * x_row, o0 + a * o_row
             if n == 5:
-                lane_tile(5, wide, X, x, x_row, x_k, Y, y0, y_k, y_c, out, o, o_row, count, fresh)
+                lane_tile(5, wide, X, Y, out, (a, c), count, fresh)
             elif n == 4:
-                lane_tile(4, wide, X, x, x_row, x_k, Y, y0, y_k, y_c, out, o, o_row, count, fresh)
+                lane_tile(4, wide, X, Y, out, (a, c), count, fresh)
             elif n == 2:
-                lane_tile(2, wide, X, x, x_row, x_k, Y, y0, y_k, y_c, out, o, o_row, count, fresh)
+                lane_tile(2, wide, X, Y, out, (a, c), count, fresh)
             else:
-                lane_tile(1, wide, X, x, x_row, x_k, Y, y0, y_k, y_c, out, o, o_row, count, fresh)
+                lane_tile(1, wide, X, Y, out, (a, c), count, fresh)
             a += n
 
     return panel
@@ -148,209 +196,174 @@ _panel1, _panel2, _panel3, _panel_wide = (_panel(n) for n in (1, 2, 3, WIDE))
 
 
 @kernel
-def multiply(X, x0, x_row, x_k, Y, y0, y_k, y_c, out, o0, o_row, rows, columns, count, fresh):
-    """``out[a, c] += Σ_k X[a, k] Y[k, c]``, everything counted in vectors; see `_lane_tile`."""
+def multiply(
+    X: Operand, Y: Operand, out: Operand, rows: int, columns: int, count: int, fresh: bool
+) -> None:
+    """``out[a, c] += Σ_k X[a, k] Y[k, c]`` for a < rows, c < columns and k < count.
+
+    X, Y and out are as in `_lane_tile`. Where `fresh`, the product is written, not added.
+    """
     c = ZERO
     while c + WIDE <= columns:
-        _panel_wide(
-            X, x0, x_row, x_k, Y, y0 + c * y_c, y_k, y_c, out, o0 + c, o_row, rows, count, fresh
-        )
+        _panel_wide(X, Y, out, c, rows, count, fresh)
         c += WIDE
-    y, o = y0 + c * y_c, o0 + c
     if c + 3 == columns:
-        _panel3(X, x0, x_row, x_k, Y, y, y_k, y_c, out, o, o_row, rows, count, fresh)
+        _panel3(X, Y, out, c, rows, count, fresh)
     elif c + 2 == columns:
-        _panel2(X, x0, x_row, x_k, Y, y, y_k, y_c, out, o, o_row, rows, count, fresh)
+        _panel2(X, Y, out, c, rows, count, fresh)
     elif c < columns:
-        _panel1(X, x0, x_row, x_k, Y, y, y_k, y_c, out, o, o_row, rows, count, fresh)
-
-
-# Rows of a layer that pass 2 visits at a time: whole strips of both products.
-VISIT_ROWS = 20
+        _panel1(X, Y, out, c, rows, count, fresh)
 
 
 @part
-def _suffix_products(weights, layers, products, q, lane):
-    """Pass 1: all suffix products, the last of them M."""
-    last = layers.shape[0] - 1
-    w, b = layers[last, OFFSET] * lane, layers[last, PRODUCT] * lane
-    for i in range(q * layers[last, COLUMNS] * lane):
+def _suffix_products(chain: BatchedChain, q: int) -> None:
+    """Pass 1: form all suffix products, the last of which is M."""
+    layers, weights, products = chain.layers, chain.weights, chain.products
+    last, n_lanes = layers.shape[0] - 1, chain.sums.size
+    w, b = layers[last, OFFSET] * n_lanes, layers[last, PRODUCT] * n_lanes
+    for i in range(q * layers[last, COLUMNS] * n_lanes):
         products[np.uintp(b + i)] = weights[np.uintp(w + i)]
     for layer in range(last - 1, -1, -1):
         rows, columns = layers[layer, ROWS], layers[layer, COLUMNS]
+        out = Operand(products, layers[layer, PRODUCT], columns, ONE)
         k = ZERO
         while k < rows:
-            multiply(
-                products, layers[layer + 1, PRODUCT] + k, rows, ONE,
-                weights, layers[layer, OFFSET] + k * columns, columns, ONE,
-                products, layers[layer, PRODUCT], columns, q, columns, min(NEAR_TERMS, rows - k),
-                k == 0,
-            )  # fmt: skip
+            X = Operand(products, layers[layer + 1, PRODUCT] + k, rows, ONE)
+            W = Operand(weights, layers[layer, OFFSET] + k * columns, columns, ONE)
+            multiply(X, W, out, q, columns, min(NEAR_TERMS, rows - k), k == 0)
             k += NEAR_TERMS
 
 
 @part
-def _update(weights, layers, products, C, D, rates, decay, decaying, q, lane):
-    """Pass 2: every layer's step, and the co-states on the way."""
-    last = layers.shape[0] - 1
+def _update_layers(chain: BatchedChain, descent: BatchedStep, decaying: bool, q: int) -> None:
+    """Pass 2: take every layer's step and form the co-states on the way."""
+    layers, weights, products, C, D = chain.layers, chain.weights, chain.products, chain.C, chain.D
+    last, n_lanes = layers.shape[0] - 1, chain.sums.size
     for layer in range(last):
         height, columns = layers[layer, ROWS], layers[layer, COLUMNS]
+        costate = Operand(C, ZERO, columns, ONE)
         row = ZERO
         while row < height:
-            rows = min(VISIT_ROWS, height - row)
+            rows = min(BLOCK_ROWS, height - row)
             w = layers[layer, OFFSET] + row * columns
-            multiply(
-                C, ZERO, columns, ONE, weights, w, ONE, columns, D, row, height, q, rows, columns,
-                FRESH,
-            )  # fmt: skip
+            transpose = Operand(weights, w, ONE, columns)
+            multiply(costate, transpose, Operand(D, row, height, ONE), q, rows, columns, FRESH)
             if decaying:
-                _scale(weights, w, rows * columns, decay, lane)
-            multiply(
-                products, layers[layer + 1, PRODUCT] + row, ONE, height, C, ZERO, columns, ONE,
-                weights, w, columns, rows, columns, q, MORE,
-            )  # fmt: skip
+                _scale(weights, w, rows * columns, descent.decay)
+            B = Operand(products, layers[layer + 1, PRODUCT] + row, ONE, height)
+            multiply(B, costate, Operand(weights, w, columns, ONE), rows, columns, q, MORE)
             row += rows
-        _next_rate(D, q * height, rates, layer, lane)
+        _to_next_step_size(D, q * height, descent.step_sizes, layer)
         C, D = D, C
-    w = layers[last, OFFSET] * lane
+    w = layers[last, OFFSET] * n_lanes
     for i in range(q * layers[last, COLUMNS]):
-        for l in range(lane):
-            j = np.uintp(w + i * lane + l)
-            weights[j] = decay[l] * weights[j] + C[np.uintp(i * lane + l)]
+        for lane in range(n_lanes):
+            j = np.uintp(w + i * n_lanes + lane)
+            weights[j] = descent.decay[lane] * weights[j] + C[np.uintp(i * n_lanes + lane)]
 
 
 @part
-def _scale(matrix, start, count, factors, lane):
+def _scale(matrix: np.ndarray, start: int, count: int, factors: np.ndarray) -> None:
     """Multiply `count` vectors by `factors`, one for each lane."""
+    n_lanes = factors.size
     for i in range(start, start + count):
-        for l in range(lane):
-            matrix[np.uintp(i * lane + l)] *= factors[l]
+        for lane in range(n_lanes):
+            matrix[np.uintp(i * n_lanes + lane)] *= factors[lane]
 
 
 @part
-def _next_rate(D, count, rates, layer, lane):
-    """Rescale a co-state from one layer's rates to the next one's."""
-    for l in range(lane):
-        if rates[layer + 1, l] != rates[layer, l]:
-            factor = rates[layer + 1, l] / rates[layer, l]
+def _to_next_step_size(D: np.ndarray, count: int, step_sizes: np.ndarray, layer: int) -> None:
+    """Rescale a co-state of `count` vectors from one layer's step sizes to the next layer's."""
+    n_lanes = step_sizes.shape[1]
+    for lane in range(n_lanes):
+        if step_sizes[layer + 1, lane] != step_sizes[layer, lane]:
+            factor = step_sizes[layer + 1, lane] / step_sizes[layer, lane]
             for i in range(count):
-                D[np.uintp(i * lane + l)] *= factor
+                D[np.uintp(i * n_lanes + lane)] *= factor
 
 
 @part
-def _residuals(products, layers, scale, target, constant, C, rates, sums, losses, t, lane):
-    """Fill ``losses[t]`` and leave every network's ``−η_1 G`` in C: `descent.row_residual`."""
-    m, n = layers[0, PRODUCT] * lane, scale.shape[1]
-    for l in range(lane):
-        losses[t, l] = 0.0
+def _residuals(chain: BatchedChain, step_sizes: np.ndarray, regression: Regression, t: int) -> None:
+    """Write ``losses[t]`` and leave every network's ``−η_1 G`` in C.
+
+    The sums are those of `regression_loop.row_residual`.
+    """
+    C, sums, n_lanes = chain.C, chain.sums, chain.sums.size
+    scale, target, losses = regression.scale, regression.target, regression.losses
+    m, n = chain.layers[0, PRODUCT] * n_lanes, scale.shape[1]
+    for lane in range(n_lanes):
+        losses[t, lane] = 0.0
     for a in range(scale.shape[0]):
-        for l in range(lane):
-            sums[l] = 0.0
+        for lane in range(n_lanes):
+            sums[lane] = 0.0
         for b in range(n):
-            i = (a * n + b) * lane
-            for l in range(lane):
-                r = products[np.uintp(m + i + l)] * scale[a, b] - target[a, b]
-                sums[l] += r * r
-                C[np.uintp(i + l)] = -np.float64(rates[0, l]) * r * scale[a, b]
-        for l in range(lane):
-            losses[t, l] += sums[l]
-    for l in range(lane):
-        losses[t, l] = constant + 0.5 * losses[t, l]
+            i = (a * n + b) * n_lanes
+            for lane in range(n_lanes):
+                r = chain.products[np.uintp(m + i + lane)] * scale[a, b] - target[a, b]
+                sums[lane] += r * r
+                C[np.uintp(i + lane)] = -np.float64(step_sizes[0, lane]) * r * scale[a, b]
+        for lane in range(n_lanes):
+            losses[t, lane] += sums[lane]
+    for lane in range(n_lanes):
+        losses[t, lane] = regression.constant + 0.5 * losses[t, lane]
 
 
 @part
-def _all_go_on(losses, floors, t, lane):
-    for l in range(lane):
-        if not math.isfinite(losses[t, l]) or losses[t, l] <= floors[l]:
+def _all_continue(losses: np.ndarray, floors: np.ndarray, t: int) -> bool:
+    """Return whether no network has converged or diverged at step t."""
+    for lane in range(floors.size):
+        if not math.isfinite(losses[t, lane]) or losses[t, lane] <= floors[lane]:
             return False
     return True
 
 
 @kernel
-def descend_side_by_side(
-    weights, layers, products, C, D, sums, rates, decay, scale, target, constant, losses,
-    floors, q, lane,
-):  # fmt: skip
-    """Evaluate all networks and take steps until one has ended; return how many were taken.
+def descend_batch(
+    chain: BatchedChain, descent: BatchedStep, regression: Regression, floors: np.ndarray
+) -> int:
+    """Evaluate all networks and take steps until one has ended; return the steps taken.
 
     Parameters
     ----------
-    weights, products, C, D : ndarray
-        As laid out by `Table`: every number is a vector, one lane a network.
-    sums : ndarray of float64, shape (lane,)
-    rates, decay : ndarray of the weights' dtype, shapes (depth, lane) and (lane,)
-        Step size of every layer, and what weight decay leaves of the weights.
-    scale, target : ndarray of float64, shape (q, n)
-        The regression, the same for all networks.
-    losses : ndarray of float64, shape (most steps + 1, lane)
-        Row 0 gets the losses before any step.
-    floors : ndarray of float64, shape (lane,)
-        Steps end at a loss at most this, or that is not finite; −inf lets a lane idle.
+    chain : BatchedChain
+    descent : BatchedStep
+    regression : groups.Regression
+        The same for all networks; losses of shape (most steps + 1, lanes), of which row 0 receives
+        the losses before any step.
+    floors : ndarray of float64, shape (lanes,)
+        Steps end at a loss that is at most this or not finite; −∞ for an idle lane.
     """
-    decaying = False
-    for l in range(lane):
-        decaying = decaying or decay[l] != 1
+    q, losses, decaying = regression.scale.shape[0], regression.losses, False
+    for lane in range(floors.size):
+        decaying = decaying or descent.decay[lane] != 1
     t = 0
-    _suffix_products(weights, layers, products, q, lane)
-    _residuals(products, layers, scale, target, constant, C, rates, sums, losses, t, lane)
-    while t + 1 < losses.shape[0] and _all_go_on(losses, floors, t, lane):
-        _update(weights, layers, products, C, D, rates, decay, decaying, q, lane)
+    _suffix_products(chain, q)
+    _residuals(chain, descent.step_sizes, regression, t)
+    while t + 1 < losses.shape[0] and _all_continue(losses, floors, t):
+        _update_layers(chain, descent, decaying, q)
         t += 1
-        _suffix_products(weights, layers, products, q, lane)
-        _residuals(products, layers, scale, target, constant, C, rates, sums, losses, t, lane)
+        _suffix_products(chain, q)
+        _residuals(chain, descent.step_sizes, regression, t)
     return t
 
 
-class Table(NamedTuple):
-    """Where layers and products of networks side by side lie, counted in vectors.
-
-    Attributes
-    ----------
-    layers : ndarray of int64, shape (depth, 4)
-    size, product_size, edge : int
-        Vectors in the weights, in all products, and in the widest co-state.
-    """
-
-    layers: np.ndarray
-    size: int
-    product_size: int
-    edge: int
-
-
-def make_table(layout: Layout) -> Table:
-    """Return the table of networks that alone would be laid out by `layout`.
+def new_batched_chain(layout: Layout) -> BatchedChain:
+    """Return zero networks, one for each SIMD lane, each of which alone has this `layout`.
 
     Raises
     ------
     ValueError
         If a layer is too wide: alone it would be summed in another order.
     """
-    if layout.layers[:, VECTORS].max() > TURNED_VECTORS:
-        raise ValueError(f"layers of width {max(layout.widths)} are too wide to go side by side")
-    n, q = np.asarray(layout.widths, dtype=np.int64), layout.q
+    if layout.layers[:, VECTORS].max() > TRANSPOSED_VECTORS:
+        raise ValueError(f"layers of width {max(layout.widths)} are too wide for SIMD lanes")
+    n, q, count = np.asarray(layout.widths, dtype=np.int64), layout.q, lanes(layout.dtype)
     sizes, products = n[1:] * n[:-1], q * n[:-1]
     offsets, places = np.cumsum(sizes) - sizes, np.cumsum(products) - products
-    layers = np.ascontiguousarray(np.stack([offsets, n[1:], n[:-1], places], axis=1))
-    return Table(layers, int(sizes.sum()), int(products.sum()), int(q * n.max()))
-
-
-class Buffers(NamedTuple):
-    """What `descend_side_by_side` works on; see there."""
-
-    weights: np.ndarray
-    products: np.ndarray
-    C: np.ndarray
-    D: np.ndarray
-    sums: np.ndarray
-
-    def layer(self, table: Table, index: int) -> np.ndarray:
-        """Return a layer of all networks as a view, shape (rows, columns, lanes)."""
-        n, (offset, rows, columns, _) = self.sums.size, table.layers[index]
-        return self.weights[offset * n : (offset + rows * columns) * n].reshape(rows, columns, n)
-
-
-def buffers(table: Table, dtype: Any) -> Buffers:
-    """Return buffers of zeros for as many networks as a vector has lanes."""
-    n = lanes(dtype)
-    sizes = table.size, table.product_size, table.edge, table.edge
-    return Buffers(*(aligned_zeros(size * n, dtype) for size in sizes), np.zeros(n))
+    # Rows are not padded, and every element is a vector: stride and vectors are the columns.
+    layers = np.stack([offsets, n[1:], n[:-1], n[:-1], places, n[:-1]], axis=1)
+    weights, products, C, D = (
+        aligned_zeros(int(size) * count, layout.dtype)
+        for size in (sizes.sum(), products.sum(), q * n.max(), q * n.max())
+    )
+    return BatchedChain(weights, np.ascontiguousarray(layers), products, C, D, np.zeros(count))

@@ -18,21 +18,18 @@ from .reflectors import (
     BLOCK,
     INVERT_WORK,
     NO,
-    Block,
     Panel,
-    _0,
+    ReflectorBlock,
     add_products,
     block_start,
-    clear,
     draw_rows,
     finish_vectors,
     gather,
     invert,
-    lanes_of,
-    padded,
     scatter,
     times_minus_t,
 )
+from .tile_products import ZERO, clear, lanes_of, padded
 
 # Bytes of one row of a panel: four AVX-512 registers.
 PANEL_BYTES = 256
@@ -99,7 +96,7 @@ def form_frames(
         frame = Source(source.key, source.stream + np.uint64(k))
         for block in range(chunk.first, chunk.last):
             j = block * BLOCK
-            wy = Block(reflectors.V, block_start(n, block), n, j, min(BLOCK, p - j))
+            wy = ReflectorBlock(reflectors.V, block_start(n, block), n, j, min(BLOCK, p - j))
             _prepare_block(frame, block, wy, reflectors, scratch)
         if special:
             _set_determinant(reflectors.signs, n)
@@ -109,19 +106,19 @@ def form_frames(
 
 @part
 def _prepare_block(
-    source: Source, number: int, block: Block, reflectors: Reflectors, scratch: Scratch
+    source: Source, number: int, block: ReflectorBlock, reflectors: Reflectors, scratch: Scratch
 ) -> None:
     """Draw one block of a frame: its part of V, of −T and of the diagonal D."""
     rows = padded(block.n) - block.j
     inverse, drawn = BLOCK * BLOCK, BLOCK * BLOCK + INVERT_WORK
     work = scratch.work
     squares, sizes = scratch.small[:BLOCK], scratch.small[BLOCK:]
-    clear(work, _0, BLOCK * BLOCK)
-    draw_rows(source, block, _0, rows, squares, scratch.places, work[drawn:])
+    clear(work, ZERO, BLOCK * BLOCK)
+    draw_rows(source, block, ZERO, rows, squares, scratch.places, work[drawn:])
     finish_vectors(block, squares, sizes, reflectors.signs[block.j :])
-    add_products(block, _0, rows, work)
+    add_products(block, ZERO, rows, work)
     minus_T = reflectors.minus_T[number * BLOCK * BLOCK :]
-    invert(block.count, work, sizes, minus_T, work[inverse:])
+    invert(block.size, work, sizes, minus_T, work[inverse:])
 
 
 @part
@@ -168,7 +165,7 @@ def _form_columns(
 
 @part
 def _set_diagonal(signs: np.ndarray, c: int, stop: int, panels: np.ndarray, q0: int) -> None:
-    """Set columns c ≤ … < stop of a panel of zeros to those of the diagonal matrix D."""
+    """Write columns c ≤ … < stop of the diagonal matrix D to a panel of zeros."""
     width = PANEL_BYTES // panels.itemsize
     for i in range(c, stop):
         panels[q0 + i * width + i - c] = signs[i]
@@ -192,14 +189,16 @@ def _reflect(
 ) -> None:
     """Apply one block of reflectors to the panel of columns c ≤ … < stop."""
     j = number * BLOCK
-    block = Block(reflectors.V, block_start(n, number), n, j, min(BLOCK, reflectors.signs.size - j))
+    block = ReflectorBlock(
+        reflectors.V, block_start(n, number), n, j, min(BLOCK, reflectors.signs.size - j)
+    )
     size = BLOCK * Q.stride
     Z, W = work[:size], work[size : 2 * size]
-    # Rows that are not zero: those of D before the panel's first block, then all reached so far.
+    # Nonzero rows: at the panel's first block the diagonal of D, then all rows reached so far.
     fresh = (stop - 1) // BLOCK == number
     top = max(j, min(c, j + BLOCK))
-    clear(Z, _0, size)
+    clear(Z, ZERO, size)
     gather(block, Q, top, stop if fresh else n, Z)
-    products = Panel(Z, _0, Q.stride, Q.wide)
-    times_minus_t(reflectors.minus_T, number * BLOCK * BLOCK, block.count, NO, products, W)
+    products = Panel(Z, ZERO, Q.stride, Q.wide)
+    times_minus_t(reflectors.minus_T, number * BLOCK * BLOCK, block.size, NO, products, W)
     scatter(block, W, Q, j, padded(n))

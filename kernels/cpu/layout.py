@@ -2,7 +2,7 @@
 
 Layer l (0-based, input first) is a row-major matrix of ``widths[l+1]`` rows and ``widths[l]``
 columns. Rows are padded to a multiple of four and columns to whole vectors; the padding is zero
-and stays zero under every kernel, so no kernel has leftovers to treat apart.
+and stays zero under every kernel, so that no kernel handles remainders separately.
 """
 
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 
 from fastdln.kernels.cpu.tiles import lanes
 
-# One row per layer of `Layout.layers`.
+# Columns of every layer table, of which each kernel's table has the first few; see `Layout.layers`.
 OFFSET, ROWS, COLUMNS, STRIDE, PRODUCT, VECTORS = range(6)
 
 
@@ -32,9 +32,9 @@ class Layout(NamedTuple):
         columns), the offset of the PRODUCT of all later layers times this one, and the VECTORS
         of a row.
     size : int
-        Numbers in the weights, padding included.
+        Elements of the weights, padding included.
     product_size : int
-        Numbers in the products, padding included.
+        Elements of the products, padding included.
     """
 
     widths: tuple[int, ...]
@@ -57,7 +57,7 @@ class Layout(NamedTuple):
 
     def view(self, weights: np.ndarray, layer: int) -> np.ndarray:
         """Return layer `layer` of the flat `weights` as a (rows, columns) view."""
-        offset, rows, columns, stride = self.layers[layer, :4]
+        offset, rows, columns, stride = self.layers[layer, [OFFSET, ROWS, COLUMNS, STRIDE]]
         return weights[offset : offset + rows * stride].reshape(rows, stride)[:, :columns]
 
 
@@ -70,14 +70,16 @@ def make_layout(widths: tuple[int, ...], dtype: Any) -> Layout:
     sizes = _round_up(n[1:], 4) * stride
     q_padded = pad_rows(int(n[-1]))
     products = q_padded * stride
-    offsets, places = np.cumsum(sizes) - sizes, np.cumsum(products) - products
-    layers = np.stack([offsets, n[1:], n[:-1], stride, places, stride // lanes(dtype)], axis=1)
+    layers = np.empty((n.size - 1, 6), dtype=np.int64)
+    layers[:, OFFSET], layers[:, PRODUCT] = np.cumsum(sizes) - sizes, np.cumsum(products) - products
+    layers[:, ROWS], layers[:, COLUMNS] = n[1:], n[:-1]
+    layers[:, STRIDE], layers[:, VECTORS] = stride, stride // lanes(dtype)
     return Layout(
         tuple(int(w) for w in widths),
         dtype,
         int(n[-1]),
         q_padded,
-        np.ascontiguousarray(layers),
+        layers,
         int(sizes.sum()),
         int(products.sum()),
     )

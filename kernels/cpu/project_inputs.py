@@ -1,32 +1,36 @@
-"""The first layer on a basis of the inputs, by the chain's own product.
+"""Project the first layer onto a basis of the inputs, by the chain kernels' own product.
 
 NumPy's matrix product would do, but its threads spin while the networks of a sweep train, and
-its last bits may depend on how many there are.
+its last bits may depend on the number of threads.
 """
 
 import numpy as np
 
+from fastdln.kernels.cpu.gemm import FRESH, NO_PREFETCH, add_product
+from fastdln.kernels.cpu.groups import Extent, Operand
 from fastdln.kernels.cpu.layout import aligned_zeros
 from fastdln.kernels.cpu.tiles import lanes
-from fastdln.kernels.cpu.two_pass import FRESH, ONE, ZERO, add_product
 
 
-def restrict(layer: np.ndarray, basis: np.ndarray) -> np.ndarray:
+def project_inputs(layer: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Return ``W U`` for W of shape (m, d_x) and U of shape (d_x, r), in W's dtype."""
     m, d_x = layer.shape
     r, lane = basis.shape[1], lanes(layer.dtype)
     stride, rows = -(-r // lane) * lane, -(-m // 4) * 4
     Y = aligned_zeros(d_x * stride, layer.dtype)
     Y.reshape(d_x, stride)[:, :r] = basis
-    # Four rows at least, and writable, so that one compiled kernel serves all.
+    # At least four rows, and writable, so that one compiled kernel serves all layers.
     X = np.zeros((rows, d_x), layer.dtype) if m % 4 or not layer.flags.c_contiguous else layer
     if X is not layer:
         X[:m] = layer
-    out = aligned_zeros(rows * stride, layer.dtype)
     flat = X.reshape(-1) if X.flags.writeable else X.reshape(-1).copy()
+    out = aligned_zeros(rows * stride, layer.dtype)
     add_product(
-        flat, ZERO, np.intp(d_x), ONE, Y, ZERO, np.intp(stride), out, ZERO, np.intp(stride),
-        np.intp(rows), np.intp(d_x), np.intp(lane), ZERO, np.intp(stride // lane), FRESH,
-        ZERO, ZERO,
-    )  # fmt: skip
+        Operand(flat, 0, d_x, 1),
+        Operand(Y, 0, stride, 1),
+        Operand(out, 0, stride, 1),
+        Extent(rows, d_x, 0, stride // lane, lane),
+        FRESH,
+        NO_PREFETCH,
+    )
     return out.reshape(rows, stride)[:m, :r]

@@ -76,8 +76,10 @@ _COS_6 = -6.329396344967424e-09
 
 
 @inlined
-def philox(c0, c1, c2, c3, k0, k1):
-    """Philox4x32-10: four counter words and two key words, uint64 below 2**32, to four words."""
+def philox(
+    c0: np.uint64, c1: np.uint64, c2: np.uint64, c3: np.uint64, k0: np.uint64, k1: np.uint64
+) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
+    """Philox4x32-10: map four counter words and two key words, below 2**32, to four words."""
     for _ in range(10):
         p0 = _M0 * c0
         p1 = _M1 * c2
@@ -89,19 +91,19 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 
 @inlined
-def as_float(bits):
+def as_float(bits: np.uint64) -> np.float64:
     """Return the double with the given bits."""
     return np.uint64(bits).view(np.float64)
 
 
 @inlined
-def as_bits(x):
+def as_bits(x: np.float64) -> np.uint64:
     """Return the bits of a double."""
     return np.float64(x).view(np.uint64)
 
 
 @inlined
-def radius(word):
+def radius(word: np.uint64) -> np.float64:
     """Return sqrt(-2 log u), u = (the top 52 bits of `word`, plus 1/2) / 2**52."""
     u = as_float(_ONE_BITS | (word >> _TWELVE)) - 1.0 + _HALF_STEP
     # u = 2^-e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)): the bits give e and f exactly.
@@ -118,7 +120,7 @@ def radius(word):
 
 
 @inlined
-def direction(word):
+def direction(word: np.uint64) -> tuple[np.float64, np.float64]:
     """Return (cos, sin) of a uniform angle: two bits of `word` for the quadrant, 52 within it."""
     t = as_float(_ONE_BITS | ((word >> _TEN) & _MANTISSA)) - 1.5 + _HALF_STEP
     w = t * t
@@ -136,7 +138,9 @@ def direction(word):
 
 
 @inlined
-def normal_pair(key, stream, pair):
+def normal_pair(
+    key: np.uint64, stream: np.uint64, pair: np.uint64
+) -> tuple[np.float64, np.float64]:
     """Return normals number 2 * pair and 2 * pair + 1 of a stream, float64."""
     a, b, c, d = philox(
         pair & _LOW, pair >> _HALF, stream & _LOW, stream >> _HALF, key & _LOW, key >> _HALF
@@ -147,7 +151,7 @@ def normal_pair(key, stream, pair):
 
 
 @kernel
-def fill_pairs(key, stream, pair, out):
+def fill_pairs(key: np.uint64, stream: np.uint64, pair: np.uint64, out: np.ndarray) -> None:
     """Fill the contiguous vector `out`, of even length, from normal number 2 * pair on."""
     for step in range(np.uint64(out.size) >> _ONE):
         i = np.uint64(step)
@@ -157,7 +161,7 @@ def fill_pairs(key, stream, pair, out):
 
 
 @kernel
-def fill_normals(key, stream, first, out):
+def fill_normals(key: np.uint64, stream: np.uint64, first: np.uint64, out: np.ndarray) -> None:
     """Write normals first, first + 1, ... of a stream into the contiguous vector `out`.
 
     `key`, `stream` and `first` are uint64; `out` is float64, or float32 for the rounded values.
@@ -174,7 +178,7 @@ def fill_normals(key, stream, first, out):
         out[end] = normal_pair(key, stream, pair + np.uint64((end - begin) // 2))[0]
 
 
-# Pairs of normals whose words `fill_interleaved` holds at a time: they stay in the first-level cache.
+# Pairs of normals whose words `fill_interleaved` holds at a time; they fit the first-level cache.
 WORDS = np.uint64(1024)
 
 

@@ -14,38 +14,45 @@ adds the terms of a sum in order, one fused multiply-add per term: the result do
 the vector width or on how the work is divided.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from .jit import inlined, kernel, part
 from .random import Source, fill_normals
-from .tiles import WIDE, lanes, product_tile
+from .tile_products import (
+    ONE,
+    TILE,
+    ZERO,
+    Left,
+    Right,
+    Sums,
+    clear,
+    index,
+    lanes_of,
+    multiply_tiles,
+    padded,
+)
 
-# NumPy scalars: Numba would compile a second specialisation of a kernel for each literal argument.
-NO = np.bool_(False)
-_0 = np.intp(0)
-_1 = np.intp(1)
-BLOCK = np.intp(32)
-TILE = np.intp(4)
+BLOCK = index(32)
+# Not transposed, for `times_minus_t`.
+NO = cast(bool, np.bool_(False))
 # Rows packed at a time: their normals and their part of V fit the second-level cache.
 PACKED_ROWS = 2048
 # Rows gathered at a time: their part of V and of the panel fit the first-level cache.
 GATHERED_ROWS = 64
 # Elements of scratch for `invert`.
 INVERT_WORK = 2 * int(BLOCK * TILE)
-_LANES_32 = lanes(np.float32)
-_LANES_64 = lanes(np.float64)
 
 
-class Block(NamedTuple):
-    """Reflectors j, …, j + count − 1 of an n-row frame; their vectors start at ``V[start]``."""
+class ReflectorBlock(NamedTuple):
+    """Reflectors j, …, j + size − 1 of an n-row frame; their vectors start at ``V[start]``."""
 
     V: np.ndarray
     start: int
     n: int
     j: int
-    count: int
+    size: int
 
 
 class Panel(NamedTuple):
@@ -55,52 +62,6 @@ class Panel(NamedTuple):
     start: int
     stride: int
     wide: int
-
-
-class Left(NamedTuple):
-    """Left factors of `multiply_tiles`: X[a, k] of tile t at start + t·tile + a·row + k·term."""
-
-    array: np.ndarray
-    start: int
-    tile: int
-    row: int
-    term: int
-
-
-class Right(NamedTuple):
-    """Right factors of `multiply_tiles`: row k of Y of tile t at start + t·tile + k·term."""
-
-    array: np.ndarray
-    start: int
-    tile: int
-    term: int
-
-
-class Sums(NamedTuple):
-    """Results of `multiply_tiles`: row a of tile t, 0 ≤ a < 4, at start + (t + a/4)·tile."""
-
-    array: np.ndarray
-    start: int
-    tile: int
-
-
-@inlined
-def clear(out: np.ndarray, begin: int, count: int) -> None:
-    """Set ``out[begin : begin + count]`` to zero: a slice assignment takes longer to compile."""
-    for i in range(np.uintp(count)):  # unsigned: a check for negative indices costs as much
-        out[np.uintp(begin) + np.uintp(i)] = 0.0
-
-
-@inlined
-def lanes_of(array: np.ndarray) -> int:
-    """Return the number of elements of a float array in one vector register."""
-    return _LANES_32 if array.itemsize == 4 else _LANES_64
-
-
-@inlined
-def padded(n: int) -> int:
-    """Return n rounded up to whole tiles."""
-    return (n + TILE - 1) // TILE * TILE
 
 
 @inlined
@@ -122,40 +83,9 @@ def first_normal(n: int, j: int) -> int:
 
 
 @kernel
-def multiply_tiles(
-    tiles: int, wide: int, X: Left, Y: Right, out: Sums, count: int, less: int
-) -> None:
-    """For each tile t add to four rows of out: ``out[a, :] += Σ_k X[a, k] Y[k, :]``.
-
-    Rows have `wide` vectors; the sum of tile t has ``count − t·less`` terms.
-    """
-    width = lanes_of(out.array)
-    A, x_row, x_k = X.array, X.row, X.term
-    B, y_k = Y.array, Y.term
-    C, o_row = out.array, out.tile // 4
-    v = 0
-    while v < wide:
-        y, o = Y.start + v * width, out.start + v * width
-        step = min(wide - v, WIDE)
-        for t in range(tiles):
-            x, y_t, o_t = X.start + t * X.tile, y + t * Y.tile, o + t * out.tile
-            terms = count - t * less
-            # The size of a tile is a constant of the compilation, hence one call per size.
-            if step == 4:
-                product_tile(4, 4, A, x, x_row, x_k, B, y_t, y_k, C, o_t, o_row, terms, False, y_t)
-            elif step == 3:
-                product_tile(4, 3, A, x, x_row, x_k, B, y_t, y_k, C, o_t, o_row, terms, False, y_t)
-            elif step == 2:
-                product_tile(4, 2, A, x, x_row, x_k, B, y_t, y_k, C, o_t, o_row, terms, False, y_t)
-            else:
-                product_tile(4, 1, A, x, x_row, x_k, B, y_t, y_k, C, o_t, o_row, terms, False, y_t)
-        v += step
-
-
-@kernel
 def draw_rows(
     source: Source,
-    block: Block,
+    block: ReflectorBlock,
     begin: int,
     end: int,
     squares: np.ndarray,
@@ -180,11 +110,16 @@ def draw_rows(
 
 @part
 def _draw(
-    source: Source, block: Block, begin: int, end: int, scratch: np.ndarray, places: np.ndarray
+    source: Source,
+    block: ReflectorBlock,
+    begin: int,
+    end: int,
+    scratch: np.ndarray,
+    places: np.ndarray,
 ) -> None:
     """Draw rows begin ≤ i < end; row i of reflector a will be ``scratch[places[a] + i]``."""
     key, stream = source.key, source.stream
-    n, j, count = block.n, block.j, block.count
+    n, j, count = block.n, block.j, block.size
     base = first_normal(n, j)
     if begin == 0 and end == n - j:  # one call: the normals of a block are consecutive
         fill_normals(key, stream, np.uint64(base), scratch[: first_normal(n, j + count) - base])
@@ -200,7 +135,7 @@ def _draw(
 
 @part
 def _pack(
-    block: Block,
+    block: ReflectorBlock,
     begin: int,
     end: int,
     scratch: np.ndarray,
@@ -208,7 +143,7 @@ def _pack(
     squares: np.ndarray,
 ) -> None:
     """Transpose the drawn rows into V, where row i has zeros from column i + 1 or `count` on."""
-    V, v0, count = block.V, block.start, block.count
+    V, v0, count = block.V, block.start, block.size
     for i in range(begin, end):
         row = V[v0 + i * BLOCK : v0 + (i + 1) * BLOCK]
         filled = min(i + 1, count)
@@ -221,13 +156,15 @@ def _pack(
 
 
 @kernel
-def finish_vectors(block: Block, squares: np.ndarray, sizes: np.ndarray, signs: np.ndarray) -> None:
+def finish_vectors(
+    block: ReflectorBlock, squares: np.ndarray, sizes: np.ndarray, signs: np.ndarray
+) -> None:
     """Replace the heads x₀ by x₀ + σ|x|; write each d into `sizes` and −σ into `signs`.
 
     −σ is the sign with which the column built on a reflector starts as x/|x|.
     """
     V = block.V
-    for a in range(block.count):
+    for a in range(block.size):
         head = block.start + a * BLOCK + a
         x = np.float64(V[head])
         length = np.sqrt(squares[a])
@@ -237,25 +174,25 @@ def finish_vectors(block: Block, squares: np.ndarray, sizes: np.ndarray, signs: 
 
 
 @kernel
-def add_products(block: Block, begin: int, end: int, S: np.ndarray) -> None:
+def add_products(block: ReflectorBlock, begin: int, end: int, S: np.ndarray) -> None:
     """Add to S (BLOCK × BLOCK, flat) the upper part of VᵀV over rows begin ≤ i < end."""
     V = block.V
     width = lanes_of(V)
     wide = BLOCK // width
     for row in range(begin, end, GATHERED_ROWS):
         stop = min(row + GATHERED_ROWS, end)
-        for a in range(0, padded(block.count), TILE):
+        for a in range(0, padded(block.size), TILE):
             first = max(row, a)  # reflector a has zeros above row a
             v = block.start + first * BLOCK
             c = a // width
             multiply_tiles(
-                _1,
+                ONE,
                 wide - c,
-                Left(V, v + a, _0, _1, BLOCK),
-                Right(V, v + c * width, _0, BLOCK),
+                Left(V, v + a, ZERO, ONE, BLOCK),
+                Right(V, v + c * width, ZERO, BLOCK),
                 Sums(S, a * BLOCK + c * width, TILE * BLOCK),
                 stop - first,
-                _0,
+                ZERO,
             )
 
 
@@ -268,7 +205,7 @@ def invert(
     Only the strict upper part of S is read. Rows and columns of T from `count` on become zero.
     `scratch` has INVERT_WORK elements: the corners, then the rows of one tile.
     """
-    clear(T, _0, BLOCK * BLOCK)
+    clear(T, ZERO, BLOCK * BLOCK)
     width = lanes_of(T)
     rows = BLOCK * TILE
     _invert_corners(count, S, sizes, scratch)
@@ -283,29 +220,29 @@ def invert(
         for r in range(TILE):
             scratch[rows + r * BLOCK + a + r] = 1.0
         multiply_tiles(
-            _1,
+            ONE,
             wide,
-            Left(S, a * BLOCK + below, _0, BLOCK, _1),
-            Right(T, below * BLOCK + c * width, _0, BLOCK),
+            Left(S, a * BLOCK + below, ZERO, BLOCK, ONE),
+            Right(T, below * BLOCK + c * width, ZERO, BLOCK),
             sums,
             padded(count) - below,
-            _0,
+            ZERO,
         )
         multiply_tiles(
-            _1,
+            ONE,
             wide,
-            Left(scratch, a * TILE, _0, TILE, _1),
-            Right(scratch, sums.start, _0, BLOCK),
+            Left(scratch, a * TILE, ZERO, TILE, ONE),
+            Right(scratch, sums.start, ZERO, BLOCK),
             Sums(T, a * BLOCK + c * width, TILE * BLOCK),
             TILE,
-            _0,
+            ZERO,
         )
 
 
 @part
 def _invert_corners(count: int, S: np.ndarray, sizes: np.ndarray, corners: np.ndarray) -> None:
     """Write minus the inverse of each 4 × 4 corner on the diagonal of T⁻¹, consecutively."""
-    clear(corners, _0, BLOCK * TILE)
+    clear(corners, ZERO, BLOCK * TILE)
     for a in range(count, padded(count)):
         sizes[a] = np.inf
     for a in range(0, count, TILE):
@@ -324,34 +261,34 @@ def _invert_corners(count: int, S: np.ndarray, sizes: np.ndarray, corners: np.nd
 
 
 @kernel
-def gather(block: Block, Q: Panel, begin: int, end: int, Z: np.ndarray) -> None:
+def gather(block: ReflectorBlock, Q: Panel, begin: int, end: int, Z: np.ndarray) -> None:
     """Add VᵀQ over rows begin ≤ i < end of the frame to Z, whose rows have the stride of Q's."""
-    tiles = padded(block.count) // TILE
+    tiles = padded(block.size) // TILE
     for row in range(begin, end, GATHERED_ROWS):
         # Tile t of the reflectors starts at row j + 4t.
-        skip = TILE if row == block.j else _0
+        skip = TILE if row == block.j else ZERO
         multiply_tiles(
             tiles,
             Q.wide,
-            Left(block.V, block.start + (row - block.j) * BLOCK, TILE + skip * BLOCK, _1, BLOCK),
+            Left(block.V, block.start + (row - block.j) * BLOCK, TILE + skip * BLOCK, ONE, BLOCK),
             Right(Q.array, Q.start + row * Q.stride, skip * Q.stride, Q.stride),
-            Sums(Z, _0, TILE * Q.stride),
+            Sums(Z, ZERO, TILE * Q.stride),
             min(GATHERED_ROWS, end - row),
             skip,
         )
 
 
 @kernel
-def scatter(block: Block, W: np.ndarray, Q: Panel, begin: int, end: int) -> None:
+def scatter(block: ReflectorBlock, W: np.ndarray, Q: Panel, begin: int, end: int) -> None:
     """Add V W to rows begin ≤ i < end of Q, whole tiles of rows; strides as in `gather`."""
-    tiles = padded(block.count) // TILE
+    tiles = padded(block.size) // TILE
     row = begin
     if begin == block.j:  # the triangle at the top: tile t has non-zeros of 4 (t + 1) reflectors
         multiply_tiles(
             tiles,
             Q.wide,
-            Left(block.V, block.start, TILE * BLOCK, BLOCK, _1),
-            Right(W, _0, _0, Q.stride),
+            Left(block.V, block.start, TILE * BLOCK, BLOCK, ONE),
+            Right(W, ZERO, ZERO, Q.stride),
             Sums(Q.array, Q.start + row * Q.stride, TILE * Q.stride),
             TILE,
             -TILE,
@@ -360,11 +297,11 @@ def scatter(block: Block, W: np.ndarray, Q: Panel, begin: int, end: int) -> None
     multiply_tiles(
         (end - row) // TILE,
         Q.wide,
-        Left(block.V, block.start + (row - block.j) * BLOCK, TILE * BLOCK, BLOCK, _1),
-        Right(W, _0, _0, Q.stride),
+        Left(block.V, block.start + (row - block.j) * BLOCK, TILE * BLOCK, BLOCK, ONE),
+        Right(W, ZERO, ZERO, Q.stride),
         Sums(Q.array, Q.start + row * Q.stride, TILE * Q.stride),
         tiles * TILE,
-        _0,
+        ZERO,
     )
 
 
@@ -374,23 +311,23 @@ def times_minus_t(
 ) -> None:
     """Set W = −T Z, or −Tᵀ Z, −T starting at ``T[t0]``; rows of W have the stride of Z's."""
     tiles = padded(count) // TILE
-    sums = Sums(W, _0, TILE * Z.stride)
-    clear(W, _0, padded(count) * Z.stride)
+    sums = Sums(W, ZERO, TILE * Z.stride)
+    clear(W, ZERO, padded(count) * Z.stride)
     if transposed:
         multiply_tiles(
             tiles,
             Z.wide,
-            Left(T, t0, TILE, _1, BLOCK),
-            Right(Z.array, Z.start, _0, Z.stride),
+            Left(T, t0, TILE, ONE, BLOCK),
+            Right(Z.array, Z.start, ZERO, Z.stride),
             sums,
             padded(count),
-            _0,
+            ZERO,
         )
     else:  # upper triangular: tile t starts at its own first column
         multiply_tiles(
             tiles,
             Z.wide,
-            Left(T, t0, TILE * BLOCK + TILE, BLOCK, _1),
+            Left(T, t0, TILE * BLOCK + TILE, BLOCK, ONE),
             Right(Z.array, Z.start, TILE * Z.stride, Z.stride),
             sums,
             padded(count),

@@ -1,7 +1,7 @@
-"""A team of threads inside one kernel: they meet at spin barriers instead of forking per layer.
+"""A team of threads inside one kernel: spin barriers instead of one fork per layer.
 
-Every member calls the same kernel with its own rank, and all share one `meeting` array. A fork
-per layer (a parallel loop) costs 2-3 µs each time, a meeting of two threads about 0.2 µs.
+Every member calls the same kernel with its own rank, and all members share one `barrier` array. A
+fork per layer (a parallel loop) costs 2-3 µs each time, a barrier of two threads about 0.2 µs.
 """
 
 import sys
@@ -13,87 +13,87 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastdln.kernels.cpu.jit import part
+from fastdln.kernels.cpu.jit import inlined
 
-# A waiting thread spins this often (some tens of µs) before it offers its processor to others:
-# on a shared machine the member it waits for may be the one that needs it.
+# Polls of the barrier (some tens of µs) before a waiting thread yields its processor: on a shared
+# machine the member that it waits for may need it.
 SPINS = 2000
-# What a meeting counts to from when it is abandoned: above all numbers of real arrivals.
-ABANDONED = 1 << 62
+# The count that an aborted barrier starts from: above any number of real arrivals.
+ABORTED = 1 << 62
 
 
-def new_meeting() -> np.ndarray:
-    """Return the shared state of a team that has not met yet."""
-    return np.zeros(16, dtype=np.int64)  # a cache line of its own, and its neighbour
+def new_barrier() -> np.ndarray:
+    """Return the barrier of a team, int64; element 0 counts the arrivals."""
+    return np.zeros(16, dtype=np.int64)  # a cache line of its own, and the adjacent one
 
 
-def abandon(meeting: np.ndarray) -> None:
-    """Let all who wait at a meeting go, and those who come later pass: somebody never will come.
+def abort(barrier: np.ndarray) -> None:
+    """Release all waiters, now and later: one thread failed and will not reach the barrier.
 
-    What the team was working on is of no use afterwards.
+    The arrays that the team was working on are invalid afterwards.
     """
-    meeting[0] = ABANDONED
+    barrier[0] = ABORTED
 
 
-def _arrive(typing_context, meeting):
-    """Add one to ``meeting[0]`` atomically and return its new value."""
+def _arrive(typing_context, barrier):
+    """Add one to ``barrier[0]`` atomically and return its new value."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
         one = ir.Constant(ir.IntType(64), 1)
         return builder.add(builder.atomic_rmw("add", data, one, "seq_cst"), one)
 
-    return types.int64(meeting), codegen
+    return types.int64(barrier), codegen
 
 
-def _arrived(typing_context, meeting):
-    """Return ``meeting[0]``, read atomically."""
+def _arrived(typing_context, barrier):
+    """Return ``barrier[0]``, read atomically."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
         return builder.load_atomic(data, "acquire", 8)
 
-    return types.int64(meeting), codegen
+    return types.int64(barrier), codegen
 
 
-def _plain_arrive(meeting):
-    meeting[0] += 1
-    return meeting[0]
+def _plain_arrive(barrier):
+    barrier[0] += 1
+    return barrier[0]
 
 
-def _plain_arrived(meeting):
-    return meeting[0]
+def _plain_arrived(barrier):
+    return barrier[0]
 
 
 if numba.config.DISABLE_JIT:
-    # Plain Python runs one member only: `meet` returns at once.
-    arrive, arrived, give_way = _plain_arrive, _plain_arrived, int
+    # Plain Python runs teams of one member only: `wait` returns at once.
+    arrive, arrived, yield_processor = _plain_arrive, _plain_arrived, int
 else:
     arrive, arrived = intrinsic(_arrive), intrinsic(_arrived)
-    give_way = types.ExternalFunction(
+    yield_processor = types.ExternalFunction(
         "SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32()
     )
 
 
-@part
-def meet(meeting, team):
-    """Wait until all `team` members have called this equally often, or the meeting is abandoned."""
+@inlined
+def wait(barrier, team):
+    """Wait until all `team` members have called this equally often, or the barrier is aborted."""
     if team == 1:
         return
-    ticket = arrive(meeting)
-    if ticket >= ABANDONED:
+    ticket = arrive(barrier)
+    if ticket >= ABORTED:
         return
     goal = (ticket + team - 1) // team * team
     spins = 0
-    while arrived(meeting) < goal:
+    while arrived(barrier) < goal:
         spins += 1
         if spins > SPINS:
-            give_way()
+            yield_processor()
 
 
-@part
-def share(total, rank, team):
-    """Return the half-open range of `total` pieces that member `rank` does."""
-    if team == 1:  # two divisions less, which narrow layers would feel
+@inlined
+def partition(total, rank, team):
+    """Return the half-open range of `total` items that member `rank` processes."""
+    if team == 1:  # saves two divisions, which are measurable for narrow layers
         return np.intp(0), np.intp(total)
     return total * rank // team, total * (rank + 1) // team

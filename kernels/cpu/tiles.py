@@ -54,6 +54,22 @@ class _Tile:
             data = self.builder.gep(data, [offset])
         return data
 
+    def data(self, operand: Any) -> Any:
+        """Return the array of an operand."""
+        return self.builder.extract_value(operand, 0)
+
+    def start(self, operand: Any) -> Any:
+        """Return the address of an operand's first element."""
+        return self.pointer(self.data(operand), self.builder.extract_value(operand, 1))
+
+    def row(self, operand: Any) -> Any:
+        """Return the stride of an operand's rows."""
+        return self.builder.extract_value(operand, 2)
+
+    def column(self, operand: Any) -> Any:
+        """Return the stride of an operand's columns."""
+        return self.builder.extract_value(operand, 3)
+
     def step(self, pointer: Any, index: Any, stride: Any) -> Any:
         """Return ``pointer + index·stride``; `index` is a Python int or an LLVM value."""
         if isinstance(index, int):
@@ -217,28 +233,25 @@ class _Tile:
         return [pick(*halves[i], j) for j in (0, 1) for i in (0, 1)]
 
 
-def _product_tile(
-    typing_context, rows, wide, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count, fresh, fetched
-):
-    """``out[a, v] += Σ_k X[a, k] Y[k, v]`` for `rows` rows a, `wide` vectors v, `count` terms k.
+def _product_tile(typing_context, rows, wide, X, Y, out, terms, fresh, fetched):
+    """``out[a, v] += Σ_k X[a, k] Y[k, v]`` for `rows` rows a, `wide` vectors v, `terms` terms k.
 
-    Where `fresh`, the sums start at zero, whatever `out` holds. A tile of all WIDE vectors asks
-    meanwhile for ``Y[fetched + k·y_k]``, which may lie outside.
+    Where `fresh`, the sums start at zero, whatever `out` holds. A tile of all WIDE vectors
+    prefetches ``Y.data[fetched + k·Y.row]`` meanwhile, which may lie outside the array.
 
-    Arrays are flat; element (a, k) of X is ``X[x0 + a·x_row + k·x_k]``, row k of Y starts at
-    ``Y[y0 + k·y_k]`` and row a of out at ``out[o0 + a·o_row]``, both contiguous along v.
-    `rows` and `wide` are constants of the compilation.
+    X, Y and out are like `groups.Operand`; those of Y and out must be contiguous along v. `rows`
+    and `wide` are constants of the compilation.
     """
     n_rows, n_wide = rows.literal_value, wide.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, _, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count, fresh, fetched = args
-        t = _Tile(context, builder, signature.args[2])
-        ahead = t.pointer(Y, fetched)
-        x = [t.step(t.pointer(X, x0), a, x_row) for a in range(n_rows)]
-        y = t.pointer(Y, y0)
+        _, _, X, Y, out, terms, fresh, fetched = args
+        t = _Tile(context, builder, signature.args[2][0])
+        ahead = t.pointer(t.data(Y), fetched)
+        x = [t.step(t.start(X), a, t.row(X)) for a in range(n_rows)]
+        y, x_k, y_k = t.start(Y), t.column(X), t.row(Y)
         targets = [
-            t.step(t.step(t.pointer(out, o0), a, o_row), v, t.lanes)
+            t.step(t.step(t.start(out), a, t.row(out)), v, t.lanes)
             for a in range(n_rows)
             for v in range(n_wide)
         ]
@@ -255,36 +268,30 @@ def _product_tile(
                 for v in range(n_wide)
             ]
 
-        sums = t.loop(count, t.zeros_or_loads(fresh, targets), body)
+        sums = t.loop(terms, t.zeros_or_loads(fresh, targets), body)
         for value, pointer in zip(sums, targets, strict=True):
             t.store(value, pointer)
         return context.get_dummy_value()
 
     index = types.intp
-    return (
-        types.void(
-            rows, wide, X, index, index, index, Y, index, index, out, index, index, index,
-            types.boolean, index,
-        ),
-        codegen,
-    )  # fmt: skip
+    return types.void(rows, wide, X, Y, out, index, types.boolean, index), codegen
 
 
-def _dot_tile(typing_context, rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count, fetched):
-    """``out[a, r] = Σ_v X[a, v]·Y[r, v]`` for `rows` rows a and four rows r, over `count` vectors.
+def _dot_tile(typing_context, rows, X, Y, out, vectors, fetched):
+    """``out[a, r] = Σ_v X[a, v]·Y[r, v]`` for `rows` rows a and four rows r, over `vectors`.
 
-    Row a of X starts at ``X[x0 + a·x_row]``, row r of Y at ``Y[y0 + r·y_row]``; element (a, r)
-    of out is ``out[o0 + a·o_row + r]``. Meanwhile the vectors from ``Y[fetched]`` on, which may
-    lie outside, are asked for. `rows` is a constant of the compilation.
+    X, Y and out are like `groups.Operand`, with contiguous rows. The vectors from
+    ``Y.data[fetched]`` on, which may lie outside the array, are prefetched meanwhile. `rows` is a
+    constant of the compilation.
     """
     n_rows = rows.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count, fetched = args
-        t = _Tile(context, builder, signature.args[1])
-        ahead = t.pointer(Y, fetched)
-        x = [t.step(t.pointer(X, x0), a, x_row) for a in range(n_rows)]
-        y = [t.step(t.pointer(Y, y0), r, y_row) for r in range(4)]
+        _, X, Y, out, vectors, fetched = args
+        t = _Tile(context, builder, signature.args[1][0])
+        ahead = t.pointer(t.data(Y), fetched)
+        x = [t.step(t.start(X), a, t.row(X)) for a in range(n_rows)]
+        y = [t.step(t.start(Y), r, t.row(Y)) for r in range(4)]
 
         def body(k: Any, sums: list[Any]) -> list[Any]:
             xs = [t.load(t.step(pointer, k, t.lanes)) for pointer in x]
@@ -296,76 +303,72 @@ def _dot_tile(typing_context, rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, 
                 for r in range(4)
             ]
 
-        sums = t.loop(count, [t.zero()] * (n_rows * 4), body)
+        sums = t.loop(vectors, [t.zero()] * (n_rows * 4), body)
         for a in range(n_rows):
             four = t.sums_of_four(sums[4 * a : 4 * a + 4])
-            t.store(four, t.step(t.pointer(out, o0), a, o_row))
+            t.store(four, t.step(t.start(out), a, t.row(out)))
         return context.get_dummy_value()
 
-    index = types.intp
-    return (
-        types.void(rows, X, index, index, Y, index, index, out, index, index, index, index),
-        codegen,
-    )
+    return types.void(rows, X, Y, out, types.intp, types.intp), codegen
 
 
-def _turn_tile(typing_context, X, x0, x_row, rows, out, o0, o_row):
-    """Write the transpose of a square block of whole vectors; rows from number `rows` on are zero.
+def _transpose_tile(typing_context, X, rows, out):
+    """Write the transpose of a square block of whole vectors; its rows from `rows` on are zero.
 
-    The block's row r starts at ``X[x0 + r·x_row]``. Row c of the transpose, which is a whole
-    vector in any case, goes to ``out[o0 + c·o_row]``.
+    X and out are like `groups.Operand`, with contiguous rows. Every row of the transpose is
+    written as a whole vector.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        X, x0, x_row, rows, out, o0, o_row = args
-        t = _Tile(context, builder, signature.args[0])
-        source, target = t.pointer(X, x0), t.pointer(out, o0)
+        X, rows, out = args
+        t = _Tile(context, builder, signature.args[0][0])
+        source, target = t.start(X), t.start(out)
         vectors = []
         for r in range(t.lanes):
             there = builder.icmp_signed("<", ir.Constant(rows.type, r), rows)
-            row = builder.select(there, t.step(source, r, x_row), source)
+            row = builder.select(there, t.step(source, r, t.row(X)), source)
             vectors.append(builder.select(there, t.load(row), t.zero()))
         for c, column in enumerate(t.transposed(vectors)):
-            t.store(column, t.step(target, c, o_row))
+            t.store(column, t.step(target, c, t.row(out)))
         return context.get_dummy_value()
 
-    index = types.intp
-    return types.void(X, index, index, index, out, index, index), codegen
+    return types.void(X, types.intp, out), codegen
 
 
-def _plain_product_tile(
-    rows, wide, X, x0, x_row, x_k, Y, y0, y_k, out, o0, o_row, count, fresh, fetched
-):
+def _plain_product_tile(rows, wide, X, Y, out, terms, fresh, fetched):
     """Do what `_product_tile` does, in NumPy, for runs with JIT switched off."""
-    width = wide * lanes(out.dtype)
+    width = wide * lanes(out.data.dtype)
     for a in range(rows):
+        target = out.data[out.start + a * out.row :][:width]
         if fresh:
-            out[o0 + a * o_row :][:width] = 0
-        for k in range(count):
-            x = X[x0 + a * x_row + k * x_k]
-            out[o0 + a * o_row :][:width] += x * Y[y0 + k * y_k :][:width]
+            target[:] = 0
+        for k in range(terms):
+            x = X.data[X.start + a * X.row + k * X.column]
+            target += x * Y.data[Y.start + k * Y.row :][:width]
 
 
-def _plain_turn_tile(X, x0, x_row, rows, out, o0, o_row):
-    """Do what `_turn_tile` does, in NumPy, for runs with JIT switched off."""
-    width = lanes(out.dtype)
+def _plain_transpose_tile(X, rows, out):
+    """Do what `_transpose_tile` does, in NumPy, for runs with JIT switched off."""
+    width = lanes(out.data.dtype)
     for r in range(width):
         for c in range(width):
-            out[o0 + c * o_row + r] = X[x0 + r * x_row + c] if r < rows else 0
+            x = X.data[X.start + r * X.row + c] if r < rows else 0
+            out.data[out.start + c * out.row + r] = x
 
 
-def _plain_dot_tile(rows, X, x0, x_row, Y, y0, y_row, out, o0, o_row, count, fetched):
+def _plain_dot_tile(rows, X, Y, out, vectors, fetched):
     """Do what `_dot_tile` does, in NumPy, for runs with JIT switched off."""
-    width = count * lanes(out.dtype)
+    width = vectors * lanes(out.data.dtype)
     for a in range(rows):
         for r in range(4):
-            out[o0 + a * o_row + r] = X[x0 + a * x_row :][:width] @ Y[y0 + r * y_row :][:width]
+            x = X.data[X.start + a * X.row :][:width]
+            out.data[out.start + a * out.row + r] = x @ Y.data[Y.start + r * Y.row :][:width]
 
 
 if numba.config.DISABLE_JIT:
     product_tile, dot_tile = _plain_product_tile, _plain_dot_tile
-    turn_tile = _plain_turn_tile
+    transpose_tile = _plain_transpose_tile
 else:
     product_tile = intrinsic(prefer_literal=True)(_product_tile)
     dot_tile = intrinsic(prefer_literal=True)(_dot_tile)
-    turn_tile = intrinsic(_turn_tile)
+    transpose_tile = intrinsic(_transpose_tile)

@@ -1,92 +1,119 @@
 """The two-pass step for a team that shares the rows of the products instead of every layer.
 
-Row a of a suffix product, of G and of a co-state comes from row a of the one before: some rows
-can go down the whole chain and up again without the others. Only the updates need all rows. So
-a team meets twice a step, however deep the network is, where sharing every layer takes two
-meetings a layer, which at width 26 cost more than the second thread gained. Every member reads
+Row a of a suffix product, of G and of a co-state follows from row a of the one before: a member
+takes its rows down the whole chain and up again without the others. Only the updates need all
+rows. So a team waits twice a step, however deep the network is, where sharing every layer takes two
+barriers a layer, which at width 26 cost more than the second thread gained. Every member reads
 all layers: that suits networks that stay in cache.
 
-All sums are those of `descent.descend`, in the same order: the bits are the same.
+All sums are those of `regression_loop.descend`, in the same order: the bits are the same.
 """
 
-import math
+from typing import NamedTuple
 
 import numpy as np
 
+from fastdln.kernels.cpu.gemm import ZERO
+from fastdln.kernels.cpu.groups import Block, Costates, Workspace
 from fastdln.kernels.cpu.jit import kernel, part
-from fastdln.kernels.cpu.layout import OFFSET, PRODUCT, ROWS, STRIDE, VECTORS
-from fastdln.kernels.cpu.regression_loop import row_residual
-from fastdln.kernels.cpu.team import meet, share
+from fastdln.kernels.cpu.layout import (
+    OFFSET,
+    PRODUCT,
+    ROWS,
+    STRIDE,
+    VECTORS,
+    Layout,
+    aligned_zeros,
+)
+from fastdln.kernels.cpu.regression_loop import continues, row_residual
+from fastdln.kernels.cpu.team import partition, wait
 from fastdln.kernels.cpu.two_pass import (
-    ZERO,
+    block_rows,
     copy_last_layer,
     costate_columns,
     finish_costate,
     suffix_product,
     update_last_layer,
     update_rows,
-    visit_rows,
 )
 
 
+class RowWorkspace(NamedTuple):
+    """The co-states of all layers, and scratch memory; from `row_workspace`.
+
+    Attributes
+    ----------
+    C : ndarray
+        All co-states, laid out as the products; begins with the ``−η_1 G`` of the first step.
+    scratch : ndarray
+        As in `Workspace`.
+    sums : ndarray of float64, shape (q_padded,)
+        The sum of squares of each row of the residual.
+    """
+
+    C: np.ndarray
+    scratch: np.ndarray
+    sums: np.ndarray
+
+
+def row_workspace(layout: Layout, workspace: Workspace) -> tuple[RowWorkspace, Workspace]:
+    """Return a workspace for teams, and that for one thread which carries the same gradient."""
+    C = aligned_zeros(layout.product_size, layout.dtype)
+    rows = RowWorkspace(C, workspace.scratch, np.empty(layout.q_padded))
+    return rows, workspace._replace(C=C)
+
+
 @kernel
-def descend_by_rows(
-    weights, layers, products, costates, scratch, sums, rates, decay, scale, target, constant,
-    losses, start, stop, floor, q, q_padded, lane, rank, team, meeting,
-):  # fmt: skip
-    """Advance from step `start` to `stop` as `descent.descend` does, which may go on from there.
+def descend_by_rows(network, workspace, step, problem, span, member):
+    """Advance as `regression_loop.descend` does; each may continue a run of the other.
 
     Parameters
     ----------
-    costates : ndarray
-        Laid out as the products; begins with the ``−η_1 G`` of step `start`.
-    sums : ndarray of float64, shape (q_padded,)
-        Squares of the residual's rows.
+    network : Network
+    workspace : RowWorkspace
+    step : GradientStep
+    problem : Regression
+    span : Span
+    member : Member
     """
-    first, end = share(q_padded, rank, team)
-    rows, t, known = end - first, max(start, 0), start >= 0
-    loss = losses[t]
-    # Every part appears once: each time that it is inlined it is compiled.
+    first, end = partition(network.q_padded, member.rank, member.team)
+    rows, t, known = end - first, max(span.start, 0), span.start >= 0
+    loss = problem.losses[t]
+    # Every part appears once: it is compiled anew wherever it is inlined.
     while True:
         if not known:
-            _residual_rows(
-                weights, layers, products, costates, sums, rates, scale, target, first, rows, q,
-                lane,
-            )  # fmt: skip
-        _costates(weights, layers, costates, scratch, rates, first, rows, lane, rank)
-        meet(meeting, team)
+            _residual_rows(network, problem, workspace, step.step_sizes[0], first, rows)
+        _costates(network, workspace, step, first, rows, member.rank)
+        wait(member.barrier, member.team)
         if not known:
-            loss = constant + 0.5 * _total(sums)
-            if rank == 0:
-                losses[t] = loss
-        if t >= stop or not math.isfinite(loss) or loss <= floor:
+            loss = problem.constant + 0.5 * _total(workspace.sums)
+            if member.rank == 0:
+                problem.losses[t] = loss
+        if t >= span.goal or not continues(loss, span.floor):
             break
-        _update(weights, layers, products, costates, decay, q, q_padded, lane, rank, team)
-        meet(meeting, team)
+        _update(network, workspace.C, step.decay, member)
+        wait(member.barrier, member.team)
         t, known = t + 1, False
-    meet(meeting, team)
+    wait(member.barrier, member.team)
     return t
 
 
 @part
-def _residual_rows(
-    weights, layers, products, costates, sums, rates, scale, target, first, rows, q, lane
-):
+def _residual_rows(network, problem, workspace, step_size, first, rows):
     """Take this member's rows down the chain; leave those of ``−η_1 G`` and their squares."""
+    layers = network.layers
     last = layers.shape[0] - 1
-    copy_last_layer(weights, layers, products, first, rows, ZERO, layers[last, STRIDE])
+    copy_last_layer(network, Block(first, rows, ZERO, layers[last, STRIDE]))
     for layer in range(last - 1, -1, -1):
-        suffix_product(
-            weights, layers, products, layer, first, rows, lane, ZERO, layers[layer, VECTORS]
-        )
-    factor = np.float64(rates[0])
+        suffix_product(network, layer, Block(first, rows, ZERO, layers[layer, VECTORS]))
+    factor = np.float64(step_size)
     for a in range(first, first + rows):
-        sums[a] = row_residual(products, layers, scale, target, costates, factor, a, q)
+        workspace.sums[a] = row_residual(network, problem, workspace.C, factor, a)
 
 
 @part
 def _total(sums):
-    """Return the sum of all members' numbers, in order."""
+    """Return the sum over all members' rows, in order."""
     total = 0.0
     for a in range(sums.size):
         total += sums[a]
@@ -94,52 +121,49 @@ def _total(sums):
 
 
 @part
-def _costates(weights, layers, costates, scratch, rates, first, rows, lane, rank):
+def _costates(network, workspace, step, first, rows, rank):
     """Form some rows of all co-states; slot l holds ``−η_l C_{l-1}``."""
+    layers, C = network.layers, workspace.C
     for layer in range(layers.shape[0] - 1):
         c = layers[layer, PRODUCT] + first * layers[layer, STRIDE]
         d = layers[layer + 1, PRODUCT] + first * layers[layer + 1, STRIDE]
-        height = (layers[layer, ROWS] + 3) // 4 * 4
-        visit, row = visit_rows(weights, layers, layer), ZERO
-        while row < height:
-            count = min(visit, height - row)
-            costate_columns(
-                weights, layers, costates, c, costates, d, layer, row, count, rows, scratch, rank,
-                lane,
-            )  # fmt: skip
-            row += visit
-        finish_costate(layers, layer, costates, d, rates, rows, ZERO, height)
+        costates = Costates(C, c, C, d, rows)
+        end = (layers[layer, ROWS] + 3) // 4 * 4
+        height, row = block_rows(network, layer), ZERO
+        while row < end:
+            count = min(height, end - row)
+            costate_columns(network, costates, layer, row, count, workspace.scratch, rank)
+            row += height
+        finish_costate(network, costates, step.step_sizes, layer, ZERO, end)
 
 
 @part
-def _update(weights, layers, products, costates, decay, q, q_padded, lane, rank, team):
+def _update(network, C, decay, member):
     """Update this member's part of the weights, cut at blocks of four rows."""
+    layers, rank, team = network.layers, member.rank, member.team
     last = layers.shape[0] - 1
-    begin, end = share(layers[last, OFFSET] + q * layers[last, STRIDE], rank, team)
+    stride = layers[last, STRIDE]
+    begin, end = partition(layers[last, OFFSET] + network.q * stride, rank, team)
     for layer in range(last + 1):
         row, stop = _row_at(layers, layer, begin), _row_at(layers, layer, end)
         c = layers[layer, PRODUCT]
         if layer == last:
             # The end of the weights lies inside a block of four where q is no multiple of it.
-            stop = q if rank == team - 1 else min(stop, q)
-            update_last_layer(
-                weights, layers, costates, c, decay, row, stop - row, ZERO, layers[last, STRIDE]
-            )
+            stop = network.q if rank == team - 1 else min(stop, network.q)
+            update_last_layer(network, C, c, decay, Block(row, stop - row, ZERO, stride))
             return
-        visit = visit_rows(weights, layers, layer)
+        height = block_rows(network, layer)
         while row < stop:
-            count = min(visit, stop - row)
-            update_rows(
-                weights, layers, products, costates, c, layer, row, count, decay, q_padded, lane
-            )
-            row += visit
+            count = min(height, stop - row)
+            update_rows(network, C, c, layer, row, count, decay)
+            row += height
 
 
 @part
-def _row_at(layers, layer, number):
+def _row_at(layers, layer, element):
     """Return the block of four rows of a layer in which a weight lies, clipped to the layer."""
     height, stride = (layers[layer, ROWS] + 3) // 4 * 4, layers[layer, STRIDE]
-    within = number - layers[layer, OFFSET]
+    within = element - layers[layer, OFFSET]
     if within <= 0:
         return ZERO
     if within >= height * stride:

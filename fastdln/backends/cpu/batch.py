@@ -1,181 +1,195 @@
-"""Small networks of one shape trained side by side by one thread, one in each vector lane.
+"""Batched training on the CPU: one thread trains small networks of one shape, one per SIMD lane.
 
-A network that has ended makes room for the next one. Its bits are those of the network alone.
+A network has the same bits as it has alone, in whatever batch it is trained.
 """
 
+import itertools
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-from fastdln.backends.cpu.cost_model import choose, fits_side_by_side
-from fastdln.backends.cpu.trainer import plain_regression, turned_regression
-from fastdln.kernels.cpu.batched import buffers, descend_side_by_side, make_table
-from fastdln.kernels.cpu.layout import Layout
-from fastdln.kernels.cpu.tiles import lanes
-from fastdln.optim.loop import next_piece, status_of
-from fastdln.optim.optimizers import Moving, Rule
-from fastdln.reduction.initial_layers import put
-from fastdln.reduction.plan import Plan, chain_layout
-from fastdln.result import TrainResult
-from fastdln.training.prepared import Preparation, Task
-
-Key = TypeVar("Key")
-# Called with the key, the step and the loss of every network in work, a few times a second.
-Report = Callable[[Any, int, float], None]
-
-
-class Place(NamedTuple):
-    """A network in work: what was asked for, its losses, and the loss at which it has converged."""
-
-    key: Any
-    task: Task
-    losses: np.ndarray
-    floor: float
-    step: int
-
-    @property
-    def status(self) -> str:
-        """As of `fastdln.optim.loop.Run`."""
-        return status_of(self.losses[self.step], self.floor)
-
-    @property
-    def ended(self) -> bool:
-        """Whether there is no step left to take."""
-        return self.status != "completed" or self.step == self.losses.size - 1
+from fastdln.backends.cpu.cost_model import batch_fits, choose
+from fastdln.backends.cpu.packed_chain import chain_layout, oriented_regression
+from fastdln.backends.interface import (
+    Outcome,
+    Progress,
+    Workload,
+    is_plain_regression,
+    write_layer,
+)
+from fastdln.kernels.cpu.batched import BatchedStep, descend_batch, new_batched_chain
+from fastdln.kernels.cpu.groups import Regression
+from fastdln.objectives.base import ReducedObjective
+from fastdln.objectives.regression import ReducedRegression
+from fastdln.optim.loop import LossRecord, next_span
+from fastdln.optim.optimizers import Optimizer
 
 
-class SideBySide(Generic[Key]):
-    """Networks of one trained shape on one regression, as many at a time as there are lanes.
+def can_batch(
+    widths: tuple[int, ...],
+    dtype: np.dtype,
+    optimizer: Optimizer,
+    objective: ReducedObjective,
+    kernel: str,
+    minibatches: bool,
+) -> bool:
+    """Return whether networks of these `widths` have the bits of one alone in a batch.
 
     Parameters
     ----------
-    example : Preparation
-        Of any of the networks: trained widths, dtype and problem are those of all.
-    most : int, optional
-        Lanes to use; all of them where it is left out.
+    widths, dtype, optimizer, objective, kernel
+        As in `Workload`.
+    minibatches : bool
+        Whether gradients are those of minibatches.
     """
+    if not is_plain_regression(objective, optimizer, minibatches):
+        return False
+    layout = chain_layout(widths, dtype)
+    return batch_fits(layout) and choose(layout, 1, kernel=kernel).kernel == "two-pass"
 
-    def __init__(self, example: Preparation, most: int | None = None):
-        assert may_go_side_by_side(example, example.plan)
-        widths, dtype = example.plan.widths, example.plan.dtype
-        self._mirrored = widths[0] < widths[-1]
-        self._layout: Layout = chain_layout(widths, dtype)
-        self._table = make_table(self._layout)
-        self._work = buffers(self._table, dtype)
-        self._constant = example.objective.constant
-        self._problem = turned_regression(example.objective, self._mirrored)
-        count = lanes(dtype)
-        self._places: list[Place | None] = [None] * count
-        self._most = count if most is None else most
-        self._rates = np.zeros((self._layout.depth, count), dtype)
-        self._decay = np.ones(count, dtype)
 
-    def run(
-        self, tasks: Iterator[tuple[Key, Task]], report: Report | None = None
-    ) -> Iterator[tuple[Key, TrainResult]]:
-        """Train all tasks, drawn one by one as there is room; yield each as it ends."""
-        steps = 1
-        while self._fill(tasks):
-            steps = self._advance(steps)
-            for lane, place in enumerate(self._places):
-                if place is None:
-                    continue
-                if report is not None:
-                    report(place.key, place.step, float(place.losses[place.step]))
-                if place.ended:
-                    yield place.key, self._take_out(lane, place)
+def train_batch(
+    workloads: Iterator[tuple[int, Workload]], lanes: int
+) -> Iterator[Outcome | Progress]:
+    """Train networks of one shape on one regression, at most `lanes` at a time.
 
-    def _fill(self, tasks: Iterator[tuple[Key, Task]]) -> bool:
-        """Put tasks into free lanes; return whether any network is in work."""
-        fresh = []
-        for lane, place in enumerate(self._places[: self._most]):
-            if place is None and (found := next(tasks, None)) is not None:
-                self._put_in(lane, *found)
-                fresh.append(lane)
-        if fresh:
-            losses, _ = self._descend(0)
-            for lane in fresh:
-                place = self._places[lane]
-                assert place is not None
-                place.losses[0] = losses[0, lane]
-                floor = place.task.preparation.tolerance * place.losses[0]
-                self._places[lane] = place._replace(floor=floor)
-        return any(self._places)
+    Parameters
+    ----------
+    workloads : iterator of (int, Workload)
+        Indices and workloads, for which `can_batch` holds; taken one by one as a lane is free.
+    lanes : int
+        Networks in training at a time, from 1 to the elements of a vector register.
 
-    def _put_in(self, lane: int, key: Key, task: Task) -> None:
-        p = task.preparation
-        for index, layer in enumerate(task.start.layers):
-            put(layer, self._layer(lane, index))
-        order = slice(None, None, -1) if self._mirrored else slice(None)
-        moving = Moving(p.rule, task.learning_rate, p.rows[order], self._layout)
-        self._rates[:, lane], self._decay[lane] = moving.rates, moving.decay
-        self._places[lane] = Place(key, task, np.empty(p.steps + 1), -np.inf, 0)
+    Yields
+    ------
+    Progress or Outcome
+        After each span of steps, the progress of all networks in training, then the outcome of
+        each that has ended. The layers of an outcome are copies.
+    """
+    first = next(workloads, None)
+    if first is None:
+        return
+    batch = _Batch(first[1], lanes)
+    waiting, steps = itertools.chain([first], workloads), 1
+    while batch.fill(waiting):
+        steps = batch.advance(steps)
+        yield batch.progress()
+        yield from batch.remove_ended()
 
-    def _take_out(self, lane: int, place: Place) -> TrainResult:
-        """Return a network's result, and leave its lane at rest."""
-        layers = [self._layer(lane, i).copy() for i in range(self._layout.depth)]
-        # At rest: zero weights give no gradient, and no rate moves them.
-        self._work.weights.reshape(-1, len(self._places))[:, lane] = 0
-        self._rates[:, lane], self._decay[lane] = 0, 1
-        self._places[lane] = None
-        return place.task.result(
-            place.losses[: place.step + 1].copy(), place.status, layers.__getitem__
+
+class _Running(NamedTuple):
+    """A network in training."""
+
+    number: int
+    record: LossRecord
+
+    @property
+    def ended(self) -> bool:
+        """Whether no step is left to take."""
+        return self.record.finished or self.remaining == 0
+
+    @property
+    def remaining(self) -> int:
+        """Steps that may still be taken."""
+        return self.record.losses.size - 1 - self.record.step
+
+
+class _Batch:
+    """The SIMD lanes and the networks in training in them."""
+
+    def __init__(self, example: Workload, most: int):
+        layout = chain_layout(example.widths, example.dtype)
+        self._mirrored = example.widths[0] < example.widths[-1]
+        self._chain = new_batched_chain(layout)
+        lanes = self._chain.sums.size
+        self._step = BatchedStep(
+            np.zeros((layout.depth, lanes), layout.dtype), np.ones(lanes, layout.dtype)
         )
+        assert isinstance(example.objective, ReducedRegression)  # as `can_batch` says
+        scale, target = oriented_regression(example.objective, self._mirrored)
+        self._problem = scale, target, example.objective.constant
+        self._running: dict[int, _Running] = {}  # by lane
+        self._lanes = range(most)
+
+    def fill(self, workloads: Iterator[tuple[int, Workload]]) -> bool:
+        """Give workloads to idle lanes; return whether any network is in training."""
+        idle = [lane for lane in self._lanes if lane not in self._running]
+        added = []
+        for lane, (index, workload) in zip(idle, workloads, strict=False):
+            self._add(lane, index, workload)
+            added.append(lane)
+        if added:
+            losses, _ = self._descend(0)
+            for lane in added:
+                record = self._running[lane].record
+                record.losses[0], record.step = losses[0, lane], 0
+        return bool(self._running)
+
+    def advance(self, steps: int) -> int:
+        """Take at most `steps` steps, none beyond the end of a network; return the next number."""
+        if any(running.ended for running in self._running.values()):
+            return steps  # those that have ended are removed first: a step would move them
+        most = min(steps, *(running.remaining for running in self._running.values()))
+        begun = time.perf_counter()
+        losses, taken = self._descend(most)
+        seconds = time.perf_counter() - begun
+        for lane, (_, record) in self._running.items():
+            first = record.step + 1
+            record.losses[first : first + taken] = losses[1 : taken + 1, lane]
+            record.step += taken
+        return next_span(steps, taken, seconds)
+
+    def progress(self) -> Progress:
+        """Return the step and the loss of every network in training."""
+        return {
+            index: (record.step, float(record.losses[record.step]))
+            for index, record in self._running.values()
+        }
+
+    def remove_ended(self) -> Iterator[Outcome]:
+        """Yield the outcome of every network that has ended; its lane is idle afterwards."""
+        for lane in sorted(self._running):
+            index, record = self._running[lane]
+            if not self._running[lane].ended:
+                continue
+            layers = [self._layer(lane, i).copy() for i in range(len(self._chain.layers))]
+            self._idle(lane)
+            losses = record.losses[: record.step + 1].copy()
+            yield Outcome(index, losses, record.status, layers.__getitem__, tuple)
+
+    def _add(self, lane: int, index: int, workload: Workload) -> None:
+        for i, layer in enumerate(workload.draw()):
+            write_layer(layer, self._layer(lane, i))
+        rates = workload.rates
+        step_sizes = rates.step_sizes[::-1] if self._mirrored else rates.step_sizes
+        self._step.step_sizes[:, lane], self._step.decay[lane] = step_sizes, rates.decay_factor
+        record = LossRecord(
+            workload.objective,
+            workload.steps,
+            workload.tolerance,
+            checkpoint=workload.checkpoint,
+        )
+        self._running[lane] = _Running(index, record)
+
+    def _idle(self, lane: int) -> None:
+        """Set a lane's weights to zero, which give no gradient, and its step sizes, too."""
+        self._chain.weights.reshape(-1, self._step.decay.size)[:, lane] = 0
+        self._step.step_sizes[:, lane], self._step.decay[lane] = 0, 1
+        del self._running[lane]
 
     def _layer(self, lane: int, index: int) -> np.ndarray:
         """Return layer `index`, input first, of one network as a view."""
         if self._mirrored:
-            return self._work.layer(self._table, self._layout.depth - 1 - index)[:, :, lane].T
-        return self._work.layer(self._table, index)[:, :, lane]
-
-    def _advance(self, steps: int) -> int:
-        """Take at most `steps` steps, none past the end of any network; return the next number."""
-        running = [place for place in self._places if place is not None]
-        if any(place.ended for place in running):
-            return steps  # they go first: a step would move them, too
-        most = min(steps, *(place.losses.size - 1 - place.step for place in running))
-        begun = time.perf_counter()
-        losses, taken = self._descend(most)
-        seconds = time.perf_counter() - begun
-        for lane, place in enumerate(self._places):
-            if place is not None:
-                stop = place.step + taken
-                place.losses[place.step + 1 : stop + 1] = losses[1 : taken + 1, lane]
-                self._places[lane] = place._replace(step=stop)
-        return next_piece(steps, taken, seconds)
+            return self._chain.layer(len(self._chain.layers) - 1 - index)[:, :, lane].T
+        return self._chain.layer(index)[:, :, lane]
 
     def _descend(self, steps: int) -> tuple[np.ndarray, int]:
-        """Take steps until a network ends; return the losses from now on, and how many it took."""
-        losses = np.empty((steps + 1, len(self._places)))
-        floors = np.array([-np.inf if place is None else place.floor for place in self._places])
-        q = self._layout.q
-        taken = descend_side_by_side(
-            self._work.weights, self._table.layers, *self._work[1:], self._rates, self._decay,
-            *self._problem, self._constant, losses, floors, q, len(self._places),
-        )  # fmt: skip
-        return losses, taken
-
-
-class Common(Protocol):
-    """What decides whether networks may go side by side, besides their shape."""
-
-    @property
-    def objective(self) -> Any: ...  # noqa: D102
-    @property
-    def rule(self) -> Rule: ...  # noqa: D102
-    @property
-    def batch_size(self) -> int | None: ...  # noqa: D102
-    @property
-    def kernel(self) -> str: ...  # noqa: D102
-
-
-def may_go_side_by_side(common: Common, plan: Plan) -> bool:
-    """Return whether networks on the CPU have the bits of one alone side by side."""
-    if not plain_regression(common.objective, common.rule, common.batch_size):
-        return False
-    layout = chain_layout(plan.widths, plan.dtype)
-    return (
-        fits_side_by_side(layout) and choose(layout, 1, kernel=common.kernel).kernel == "two-pass"
-    )
+        """Take steps until a network ends; return the losses from now on and the steps taken."""
+        lanes = self._step.decay.size
+        losses, floors = np.empty((steps + 1, lanes)), np.full(lanes, -np.inf)
+        for lane, (_, record) in self._running.items():
+            floors[lane] = record.floor
+        regression = Regression(*self._problem, losses)
+        return losses, descend_batch(self._chain, self._step, regression, floors)

@@ -11,12 +11,13 @@ from fastdln.kernels.cpu import haar as kernels
 from fastdln.kernels.cpu import haar_batched
 from fastdln.kernels.cpu import reflectors as layout
 from fastdln.kernels.cpu.random import WORDS, Source
+from fastdln.kernels.cpu.tile_products import padded
 from fastdln.kernels.cpu.tiles import lanes
-from fastdln.rng import result_array, stream_id
-from fastdln.utils import memory, threads
+from fastdln.rng import stream_id
+from fastdln.utils import memory, threads, validation
 
 from .reflectors import HaarReflectors
-from .thread_pool import share
+from .thread_pool import spread_items
 
 BLOCK = int(layout.BLOCK)
 # Approximate speed of one thread: used only to divide the work into chunks of about a millisecond
@@ -30,8 +31,6 @@ _SECONDS_PER_CHUNK = 1e-3
 _BATCHED_ROWS = 100
 # Work worth another thread, which starts after 0.1 ms.
 _SECONDS_PER_THREAD = 1.5e-4
-# Bytes below which the free memory is not queried: a query takes 30 µs.
-_SMALL_BYTES = 1 << 21
 # Rows from which a frame is formed by chunks of rows: a panel of its columns exceeds the caches.
 _TALL_ROWS = 65536
 # Rows from which a block of reflectors is applied to four panels before the next block is
@@ -48,7 +47,6 @@ def haar_batch(
     p: int,
     dtype: DTypeLike = "float64",
     special: bool = False,
-    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return `count` Haar frames, number j drawn from stream (kind, first + j) of the key.
 
@@ -62,8 +60,6 @@ def haar_batch(
     dtype : {"float64", "float32"}
     special : bool
         Determinant +1; needs p = n.
-    out : ndarray, optional
-        C-contiguous array of the result's shape and dtype to fill and return.
 
     Returns
     -------
@@ -73,11 +69,17 @@ def haar_batch(
     Raises
     ------
     TypeError, ValueError
-        For another dtype, an unfit `out`, or streams out of range.
+        For another dtype, or streams out of range.
     """
-    out = result_array((count, n, p), dtype, out)
+    out = np.empty((count, n, p), validation.float_dtype(dtype))
     stream_id(kind, first + max(count, 1) - 1)
-    stream = stream_id(kind, first)
+    fill_frames(key, stream_id(kind, first), special, out)
+    return out
+
+
+def fill_frames(key: int, stream: int, special: bool, out: np.ndarray) -> None:
+    """Fill out[k], n × p, with the Haar frame of stream + k, for all k, on all threads."""
+    count, n, p = out.shape
     if n <= _BATCHED_ROWS:
         form_batched(key, stream, special, out)
     elif _is_tall(n, p):
@@ -88,20 +90,19 @@ def haar_batch(
             form_jointly(key, stream + j, special, out[j])
     else:
         form_separately(key, stream, special, out)
-    return out
 
 
 def require_memory(n: int, p: int, count: int, dtype: np.dtype) -> None:
     """Raise MemoryError unless `count` frames fit together with the scratch to form them."""
-    result = count * n * p
-    at_once = 1 if _takes_all_threads(n, p, count) else min(count, threads.available())
-    working = int(layout.block_start(n, _blocks(p))) * at_once
-    if n <= _BATCHED_ROWS:
-        working = haar_batched.work_size(n, p, dtype) * at_once
-    elif _is_tall(n, p):
+    if _is_tall(n, p):
         working = n * (p + 2 * BLOCK)
-    needed = (result + working) * dtype.itemsize
-    if needed < _SMALL_BYTES:
+    else:
+        at_once = 1 if _takes_all_threads(n, p, count) else min(count, threads.available())
+        batched = n <= _BATCHED_ROWS
+        each = haar_batched.work_size(n, p, dtype) if batched else _reflector_elements(n, p)
+        working = each * at_once
+    needed = (count * n * p + working) * dtype.itemsize
+    if needed <= memory.SMALL_BYTES:
         return
     memory.require(
         needed,
@@ -123,12 +124,12 @@ def form_batched(key: int, stream: int, special: bool, out: np.ndarray) -> None:
 
     def form(begins: Iterable[int]) -> None:
         work = _scratch(haar_batched.work_size(n, p, out.dtype), out.dtype)
-        words = _scratch(2 * WORDS)
+        words = _scratch(2 * int(WORDS))
         for a in begins:
             source = Source(np.uint64(key), np.uint64(stream + a))
             haar_batched.form_batch(source, special, work, words, out[a : a + step])
 
-    share(form, list(range(0, count, step)), workers)
+    spread_items(form, list(range(0, count, step)), workers)
 
 
 def form_separately(key: int, stream: int, special: bool, out: np.ndarray) -> None:
@@ -168,7 +169,7 @@ class _FrameBuilder:
     def __init__(self, n: int, p: int, dtype: np.dtype, panels: int = 1):
         self.blocks = _blocks(p)
         self.reflectors = kernels.Reflectors(
-            _scratch(layout.block_start(n, self.blocks), dtype),
+            _scratch(_reflector_elements(n, p), dtype),
             _scratch(self.blocks * BLOCK**2, dtype),
             np.empty(p, dtype),
         )
@@ -206,8 +207,12 @@ class _FrameBuilder:
             small=np.empty(2 * BLOCK),
             places=np.empty(BLOCK, np.intp),
             work=_scratch(kernels.work_size(self.n), dtype),
-            panels=_scratch(layout.padded(self.n) * self.group, dtype),
+            panels=_scratch(padded(self.n) * self.group, dtype),
         )
+
+
+def _reflector_elements(n: int, p: int) -> int:
+    return int(layout.block_start(n, _blocks(p)))
 
 
 def _blocks(p: int) -> int:

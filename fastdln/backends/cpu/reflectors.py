@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastdln.kernels.cpu import reflectors as kernels
 from fastdln.kernels.cpu.random import Source
-from fastdln.kernels.cpu.reflectors import Block, Panel
+from fastdln.kernels.cpu.reflectors import Panel, ReflectorBlock
+from fastdln.kernels.cpu.tile_products import padded
+from fastdln.kernels.cpu.tiles import lanes
 from fastdln.rng import Seed, Stream, seed_key, stream_id
 from fastdln.utils import memory, threads, validation
 
@@ -21,7 +22,7 @@ CHUNK_ROWS = 16384
 _HELD_BYTES = 1 << 25
 
 
-def frame_shape(n: Any, p: Any) -> tuple[int, int]:
+def frame_shape(n: int, p: int | None) -> tuple[int, int]:
     """Return (n, p) as ints with 1 ≤ p ≤ n; p is n when None."""
     n = validation.positive_integer("n", n)
     p = n if p is None else validation.positive_integer("p", p)
@@ -34,14 +35,14 @@ def frame_shape(n: Any, p: Any) -> tuple[int, int]:
 class _Factors:
     """One block of reflectors: I − V T Vᵀ, and its part of the diagonal D."""
 
-    block: Block
+    block: ReflectorBlock
     minus_T: np.ndarray
     signs: np.ndarray
 
     @property
     def rows(self) -> slice:
         """The rows of the frame that the diagonal scales."""
-        return slice(self.block.j, self.block.j + self.block.count)
+        return slice(self.block.j, self.block.j + self.block.size)
 
 
 class HaarReflectors:
@@ -49,7 +50,7 @@ class HaarReflectors:
 
     Q is the matrix that ``haar_orthogonal(n, p, seed=seed, dtype=dtype)`` draws, to rounding.
     Its reflectors are drawn again at each use, a few dozen at a time: it needs the memory of the
-    result and of ``32·n`` elements or 32 MiB more, for any p, and time O(n·p) per column.
+    result, and ``32·n`` elements or up to 32 MiB more, for any p, and time O(n·p) per column.
 
     Parameters
     ----------
@@ -175,22 +176,27 @@ class HaarReflectors:
             filled = self.n
 
     def _factors(self, order: range) -> Iterator[_Factors]:
-        """Draw the blocks in the given order, as many together as `_HELD_BYTES` allows."""
-        rows = int(kernels.padded(self.n))
-        together = max(1, _HELD_BYTES // (rows * BLOCK * self.dtype.itemsize))
-        storage = [np.empty(rows * BLOCK, self.dtype) for _ in range(min(together, len(order)))]
-        for start in range(0, len(order), together):
-            numbers = order[start : start + together]
+        """Draw the blocks in the given order, as many at a time as `_HELD_BYTES` allows."""
+        rows = int(padded(self.n))
+        held = self._blocks_held(len(order))
+        storage = [np.empty(rows * BLOCK, self.dtype) for _ in range(held)]
+        for start in range(0, len(order), held):
+            numbers = order[start : start + held]
             yield from self._draw(
                 [self._empty(*pair) for pair in zip(numbers, storage, strict=False)]
             )
+
+    def _blocks_held(self, blocks: int) -> int:
+        """Return how many of `blocks` blocks are held at a time."""
+        each = int(padded(self.n)) * BLOCK * self.dtype.itemsize
+        return max(1, min(_HELD_BYTES // each, blocks))
 
     def _empty(self, number: int, V: np.ndarray) -> _Factors:
         """Return undrawn factors of block `number`, with V in the given storage."""
         j = number * BLOCK
         count = min(BLOCK, self.p - j)
-        rows = int(kernels.padded(self.n)) - j
-        block = Block(V[: rows * BLOCK], 0, self.n, j, count)
+        rows = int(padded(self.n)) - j
+        block = ReflectorBlock(V[: rows * BLOCK], 0, self.n, j, count)
         minus_T = np.empty(BLOCK * BLOCK, self.dtype)
         return _Factors(block, minus_T, np.empty(count, self.dtype))
 
@@ -216,10 +222,10 @@ class HaarReflectors:
         for i, factors in enumerate(drawn):
             S = grams[owner == i].sum(axis=0, dtype=self.dtype)
             scratch = np.empty(kernels.INVERT_WORK, self.dtype)
-            kernels.invert(factors.block.count, S, sizes[i], factors.minus_T, scratch)
+            kernels.invert(factors.block.size, S, sizes[i], factors.minus_T, scratch)
         return drawn
 
-    def _draw_rows(self, block: Block, begin: int, end: int, squares: np.ndarray) -> None:
+    def _draw_rows(self, block: ReflectorBlock, begin: int, end: int, squares: np.ndarray) -> None:
         scratch = np.empty(min(block.V.size, BLOCK * kernels.PACKED_ROWS), self.dtype)
         source = Source(np.uint64(self.key), np.uint64(self.stream))
         places = np.empty(BLOCK, np.intp)
@@ -238,16 +244,18 @@ class HaarReflectors:
 
     def _buffer(self, X: np.ndarray) -> np.ndarray:
         """Return zeros for X's columns: whole tiles of rows, whole vectors of columns."""
-        lanes = kernels.lanes(self.dtype)
-        rows = int(kernels.padded(self.n))
-        q_row = -(-X[0].size // lanes) * lanes
-        held = max(rows * BLOCK * self.dtype.itemsize, _HELD_BYTES)
-        memory.require(
-            2 * rows * q_row * self.dtype.itemsize + held,
-            memory.available(),
-            f"applying a Haar frame of {self.n} × {self.p} to {X[0].size} columns",
-            "apply it to fewer columns at a time",
-        )
+        width = lanes(self.dtype)
+        rows = int(padded(self.n))
+        q_row = -(-X[0].size // width) * width
+        held = rows * BLOCK * self._blocks_held(-(-self.p // BLOCK))
+        needed = (2 * rows * q_row + held) * self.dtype.itemsize
+        if needed > memory.SMALL_BYTES:
+            memory.require(
+                needed,
+                memory.available(),
+                f"applying a Haar frame of {self.n} × {self.p} to {X[0].size} columns",
+                "apply it to fewer columns at a time",
+            )
         return np.zeros((rows, q_row), self.dtype)
 
 
@@ -262,7 +270,7 @@ def _reflect(
     """Apply one block to the columns of Q from `first` on, zero outside begin ≤ i < end."""
     block = factors.block
     stride = Q.shape[1]
-    panel = Panel(Q.reshape(-1), first, stride, (stride - first) // kernels.lanes(Q.dtype))
+    panel = Panel(Q.reshape(-1), first, stride, (stride - first) // lanes(Q.dtype))
     chunks = _chunks(begin, end)
     parts = np.zeros((len(chunks), BLOCK * stride), Q.dtype)
     threads.spread(
@@ -272,7 +280,7 @@ def _reflect(
     Z = parts.sum(axis=0, dtype=Q.dtype)
     W = np.empty_like(Z)
     products = Panel(Z, 0, stride, panel.wide)
-    kernels.times_minus_t(factors.minus_T, 0, block.count, transposed, products, W)
+    kernels.times_minus_t(factors.minus_T, 0, block.size, transposed, products, W)
     threads.spread(lambda a, b: kernels.scatter(block, W, panel, a, b), _chunks(block.j, len(Q)))
 
 

@@ -14,7 +14,9 @@ _Item = TypeVar("_Item")
 _MOST_HELPERS = 256
 
 
-def share(function: Callable[[Iterable[_Item]], None], items: list[_Item], workers: int) -> None:
+def spread_items(
+    function: Callable[[Iterable[_Item]], None], items: list[_Item], workers: int
+) -> None:
     """Call ``function(some of the items)`` on `workers` threads, one of them the caller's own.
 
     Each thread takes the next item when it has finished one, and the caller waits for items, not
