@@ -1,5 +1,5 @@
 """CUDA kernels in C++, compiled by NVRTC when first used, and their launchers.
 
-Importing this package needs neither CuPy nor a card. Arrays and the module `xp` that makes them
-(CuPy; NumPy where tests run the kernels on a processor) come from the caller.
+Importing this package needs neither CuPy nor a GPU. Arrays and the module `xp` that creates them
+(CuPy; NumPy where tests run the kernels on the CPU) come from the caller.
 """

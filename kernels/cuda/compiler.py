@@ -1,7 +1,7 @@
-"""Compiling kernels with NVRTC, and loading them: one lazy module for each card and variant.
+"""Compile kernels with NVRTC and load them: one lazy module for each GPU and variant.
 
 CuPy would append ``-ftz=true``, which flushes float32 subnormals; long products of layers pass
-through them. So the machine code is built here, kept on disk, and loaded by its path.
+through them. So machine code is compiled here, cached on disk, and loaded by its path.
 """
 
 import hashlib
@@ -15,17 +15,21 @@ from typing import Any, NamedTuple
 
 from fastdln.kernels.cuda.sources import Constants, defines, source
 
-# Multiply-adds are fused in the chain kernels, as on the CPU; random numbers are made of
-# operations that no flag changes. Subnormals, division and roots are IEEE's by default; said
-# here because they matter.
+# Multiply-adds are fused in the chain kernels, as on the CPU; random numbers consist of
+# operations that no flag changes. Subnormals, division and roots follow IEEE 754 by default; the
+# flags are given because that matters.
 OPTIONS = (
-    "--std=c++17", "--fmad=true", "--ftz=false", "--prec-div=true", "--prec-sqrt=true",
+    "--std=c++17",
+    "--fmad=true",
+    "--ftz=false",
+    "--prec-div=true",
+    "--prec-sqrt=true",
     "--ptxas-options=-v",
-)  # fmt: skip
+)
 
 
 class Compiled(NamedTuple):
-    """Machine code, and what the assembler said of each kernel's registers and memory."""
+    """Machine code, and the assembler's log with the registers and memory of each kernel."""
 
     code: bytes
     log: str
@@ -37,14 +41,14 @@ class Compiled(NamedTuple):
 
     @property
     def static_shared_bytes(self) -> int:
-        """Most shared memory of a block, beside what its launch asks for."""
+        """Most static shared memory of a block; that of its launch comes on top."""
         return max([0, *(int(n) for n in re.findall(r"(\d+) bytes smem", self.log))])
 
 
 def compile_source(
     name: str, dtype: Any, architecture: str, constants: Constants = (), registers: int = 255
 ) -> Compiled:
-    """Compile a file of kernels for a compute capability such as ``"90"``; needs no card.
+    """Compile a file of kernels for a compute capability such as ``"90"``; needs no GPU.
 
     Raises
     ------
@@ -72,17 +76,17 @@ def compile_source(
 
 
 def elf_size(code: bytes) -> int:
-    """Return where the header of a 64-bit ELF file says that its last table ends."""
+    """Return the size of a 64-bit ELF file: the end of its last table, by its header."""
     programs, sections = struct.unpack_from("<QQ", code, 32)
     program_size, program_count, section_size, section_count = struct.unpack_from("<4H", code, 54)
     return max(programs + program_size * program_count, sections + section_size * section_count)
 
 
 def _whole_elf(code: bytes) -> bytes:
-    """Return machine code with the last byte that CuPy takes for the end of a text and cuts off.
+    """Restore the last byte of machine code: CuPy strips it as the terminator of a string.
 
-    It is the high byte of an alignment: zero. In memory a Python string ends in a zero and nobody
-    notices; a file without it is no valid ELF file.
+    It is the high byte of an alignment, zero. In memory a Python string ends in a zero all the
+    same; a file without it is no valid ELF file.
     """
     return code.ljust(elf_size(code), b"\0")
 
@@ -93,7 +97,7 @@ def _arguments(dtype: Any, architecture: str, constants: Constants, registers: i
 
 
 def cache_folder() -> Path:
-    """Return where compiled kernels are kept: ``$FASTDLN_CACHE_DIR``, or the user's cache."""
+    """Return the folder of compiled kernels: ``$FASTDLN_CACHE_DIR``, or the user's cache."""
     given = os.environ.get("FASTDLN_CACHE_DIR")
     return Path(given) if given else Path.home() / ".cache" / "fastdln"
 
@@ -101,7 +105,7 @@ def cache_folder() -> Path:
 def machine_code(
     name: str, dtype: Any, architecture: str, constants: Constants, registers: int
 ) -> Path:
-    """Return the file with a variant's machine code, compiled now if it is not there yet."""
+    """Return the file with a variant's machine code; compile it if it does not exist."""
     from cupy.cuda import nvrtc
 
     options = _arguments(dtype, architecture, constants, registers)
@@ -115,7 +119,7 @@ def machine_code(
 def _keep(code: bytes, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Written aside and renamed: another process sees all of it or nothing.
+        # Write to a temporary file and rename: another process sees all of it or nothing.
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(code)
         os.replace(file.name, path)
@@ -139,7 +143,7 @@ def _module(
 
 @lru_cache(maxsize=1024)
 def _function(name: str, variant: tuple[Any, ...]) -> Any:
-    """Return a kernel; asking a module takes longer than many a launch."""
+    """Return a kernel; looking it up in a module takes longer than many a launch."""
     return _module(*variant).get_function(name)
 
 
@@ -152,7 +156,7 @@ def kernel(
     registers: int = 255,
     cooperative: bool = False,
 ) -> Any:
-    """Return a kernel of the file `name`, loaded on the current card."""
+    """Return a kernel of the file `name`, loaded on the current GPU."""
     import cupy
     import numpy as np
 

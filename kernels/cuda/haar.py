@@ -1,13 +1,17 @@
-"""Batches of Haar frames on the card: reflectors drawn, then multiplied out by matrix products."""
+"""Batches of Haar frames on the GPU: reflectors drawn, then multiplied out by matrix products."""
 
 from typing import Any
 
 import numpy as np
 
+from fastdln.kernels.cuda.declarations import DrawReflectors, InvertFactors
+
 # Reflectors applied together. More make the products squarer but the triangular factors longer:
 # not measured yet.
 BLOCK = 64
 THREADS = 256
+# The second axis of a grid ends here.
+MOST_FRAMES = 65_535
 
 
 def form_frames(
@@ -22,19 +26,22 @@ def form_frames(
     multiply : callable
         ``multiply(C, A, B, add)`` sets C to A·B, or adds it to C, for batches of matrices that
         are views with one contiguous axis.
+    xp : module
+        CuPy, or NumPy where the kernels run on the CPU.
+    key, stream : int
+        Of the random numbers.
+    special : bool
+        Whether determinants are 1, for n = p.
+    out : array, shape (count, n, p)
     """
     count, n, p = out.shape
     V = xp.empty((count, p, n), out.dtype)
     sizes = xp.empty((count, p), np.float64)
     signs = xp.empty((count, p), out.dtype)
-    # The second axis of a grid ends at 65,535.
-    for a in range(0, count, 65_535):
-        b = min(a + 65_535, count)
-        arguments = (
-            np.uint64(key), np.uint64(stream + a), np.int64(n), np.int64(p), V[a:b], sizes[a:b],
-            signs[a:b],
-        )  # fmt: skip
-        launch("haar", "draw_reflectors", (p, b - a), THREADS, 8 * THREADS, arguments)
+    for a in range(0, count, MOST_FRAMES):
+        b = min(a + MOST_FRAMES, count)
+        parameters = DrawReflectors(V[a:b], sizes[a:b], signs[a:b], key, stream + a, n, p)
+        launch("haar", "draw_reflectors", (p, b - a), THREADS, 8 * THREADS, parameters)
     if special:
         # A reflection has determinant −1: the last sign makes that of the product one.
         odd = (signs > 0).sum(axis=1) % 2 == 1
@@ -47,14 +54,14 @@ def form_frames(
 
 
 def _reflect(launch: Any, multiply: Any, xp: Any, V: Any, sizes: Any, j: int, Q: Any) -> None:
-    """Apply one block of reflectors, ``Q −= Vᵀ T (V Q)``: no column before its own is reached."""
+    """Apply one block of reflectors, ``Q −= Vᵀ T (V Q)``: columns before its own stay."""
     frames, count = V.shape[:2]
     S = xp.empty((frames, count, count), Q.dtype)
     T = xp.empty_like(S)
     multiply(S, V, V.transpose(0, 2, 1), False)
     shared = 2 * count * count * Q.dtype.itemsize
-    arguments = (S, sizes, np.int64(sizes.shape[1]), np.int64(j), np.int32(count), T)
-    launch("haar", "invert_factors", (frames, 1), BLOCK, shared, arguments)
+    parameters = InvertFactors(S, sizes, T, sizes.shape[1], j, count)
+    launch("haar", "invert_factors", (frames, 1), BLOCK, shared, parameters)
     Z = xp.empty((frames, count, Q.shape[2]), Q.dtype)
     W = xp.empty_like(Z)
     multiply(Z, V, Q, False)
@@ -63,7 +70,7 @@ def _reflect(launch: Any, multiply: Any, xp: Any, V: Any, sizes: Any, j: int, Q:
 
 
 def working_bytes(n: int, p: int, dtype: Any) -> int:
-    """Return the bytes that one frame takes beside itself while it is formed."""
-    number = np.dtype(dtype).itemsize
+    """Return the bytes beside the result that forming one frame takes."""
+    itemsize = np.dtype(dtype).itemsize
     block = min(BLOCK, p)
-    return number * (p * n + p + 2 * block * block + 2 * block * p) + 8 * p
+    return itemsize * (p * n + p + 2 * block * block + 2 * block * p) + 8 * p

@@ -1,4 +1,4 @@
-"""Where many networks lie in the card's memory, and the tables by which kernels find them.
+"""Packed arrays of many networks in device memory, and the table of their layers for kernels.
 
 A layer is row-major; its rows and its columns are padded with zeros to whole vectors of 16
 bytes, and no kernel changes the padding.
@@ -9,33 +9,21 @@ from typing import Any
 
 import numpy as np
 
-# One row per layer of all networks, as in network.cuh.
-(
-    OFFSET,
-    SHAPE,
-    ROWS,
-    COLUMNS,
-    STRIDE,
-    SLOT_BELOW,
-    SLOT_ABOVE,
-    UNLIKE_BELOW,
-    UNLIKE_ABOVE,
-    PADDING,
-) = range(10)
+from fastdln.kernels.cuda.declarations import LayerColumn
 
 
 def tile(dtype: Any) -> int:
-    """Return how many numbers of `dtype` a vector of 16 bytes holds."""
+    """Return how many elements of `dtype` a vector of 16 bytes holds."""
     return 16 // np.dtype(dtype).itemsize
 
 
 def vectors(n: Any, dtype: Any) -> Any:
-    """Return how many vectors hold n numbers."""
+    """Return how many vectors hold n elements."""
     return -(-n // tile(dtype))
 
 
 def pitch(n: int, dtype: Any) -> int:
-    """Return the numbers from one row of n to the next in shared memory, as in vectors.cuh."""
+    """Return the elements from one row of n to the next in shared memory, as in vectors.cuh."""
     return (vectors(n, dtype) | 1) * tile(dtype)
 
 
@@ -46,16 +34,16 @@ class Packing:
     ----------
     widths : list of tuple of int
         ``(d, m_1, …, m_{L-1}, q)`` of every network.
-    layers : ndarray of int64, shape (layers of all networks, 10)
-        Layers of one shape share a number. The columns before the padding are numbers of layers
-        within the network: the nearest below and above of another shape, or its end where there is
-        none.
+    layers : ndarray of int64, shape (layers of all networks, len(LayerColumn))
+        Offset in the weights, number of the shape, rows, columns, stride, offsets of the slots
+        below and above, and the indices within the network of the nearest layers below and above
+        that have another shape (its end where there is none).
     first : ndarray of int64, shape (networks + 1,)
         Row of `layers` at which each network begins.
     shapes : set of tuple of int
         All (rows, columns) that layers have, each once.
     size, slot_size : int
-        Numbers in all weights and in all products kept from sweep to sweep.
+        Elements of all weights, and of all products stored from pass to pass.
     widest : int
         Vectors across the widest boundary between layers.
     """
@@ -84,13 +72,20 @@ class Packing:
         unlike = np.concatenate([_unlike(n[1:], n[:-1]) for n in boundaries], axis=1)
         pairs, shape = np.unique(np.stack([rows, columns]), axis=1, return_inverse=True)
         self.shapes = set(map(tuple, pairs.T.tolist()))
-        self.layers = np.stack(
-            [
-                np.cumsum(sizes) - sizes, shape.ravel(), rows, columns, stride, starts[below],
-                starts[below + 1], *unlike, 0 * rows,
-            ],
-            axis=1,
-        ).astype(np.int64)  # fmt: skip
+        values = {
+            LayerColumn.OFFSET: np.cumsum(sizes) - sizes,
+            LayerColumn.SHAPE: shape.ravel(),
+            LayerColumn.ROWS: rows,
+            LayerColumn.COLUMNS: columns,
+            LayerColumn.STRIDE: stride,
+            LayerColumn.SLOT_BELOW: starts[below],
+            LayerColumn.SLOT_ABOVE: starts[below + 1],
+            LayerColumn.UNLIKE_BELOW: unlike[0],
+            LayerColumn.UNLIKE_ABOVE: unlike[1],
+        }
+        self.layers = np.zeros((len(rows), len(LayerColumn)), np.int64)
+        for column, entries in values.items():
+            self.layers[:, column] = entries
         self.size, self.slot_size = int(sizes.sum()), int(slots.sum())
         self.widest = int(vectors(max(max(n) for n in self.widths), dtype))
 
@@ -101,9 +96,17 @@ class Packing:
     def view(self, weights: Any, network: int, layer: int) -> Any:
         """Return a layer of the flat `weights`, input first, as a (rows, columns) view."""
         row = self.layers[self.first[network] + layer]
-        offset, rows, columns, stride = row[[OFFSET, ROWS, COLUMNS, STRIDE]]
-        padded = -(-int(rows) // tile(self.dtype)) * tile(self.dtype)
-        whole = weights[offset : offset + padded * stride].reshape(padded, int(stride))
+        offset, rows, columns, stride = (
+            int(row[column])
+            for column in (
+                LayerColumn.OFFSET,
+                LayerColumn.ROWS,
+                LayerColumn.COLUMNS,
+                LayerColumn.STRIDE,
+            )
+        )
+        padded = int(vectors(rows, self.dtype)) * tile(self.dtype)
+        whole = weights[offset : offset + padded * stride].reshape(padded, stride)
         return whole[:rows, :columns]
 
 

@@ -1,9 +1,12 @@
-// The few things that kernels ask of the machine. The tests replace this file by a shim of
-// threads, so that every kernel body also runs, and is checked for races, on a processor.
+// Primitives of the device that kernels are written in. The tests replace this file by a shim of
+// CPU threads, so that every kernel body also runs, and is checked for races, without a GPU.
 
 #define DEVICE __device__ __forceinline__
 #define KERNEL extern "C" __global__
 #define EXPORT(name)
+// A kernel's parameter struct, read where it lies: without the attribute, taking a reference to it
+// would copy it to local memory.
+#define BY_VALUE const __grid_constant__
 #define UNROLL _Pragma("unroll")
 #define ROLLED _Pragma("unroll 1")
 
@@ -18,13 +21,14 @@ DEVICE int block() { return (int)blockIdx.x; }
 DEVICE int block_y() { return (int)blockIdx.y; }
 DEVICE int blocks() { return (int)gridDim.x; }
 DEVICE void sync_block() { __syncthreads(); }
-// Barriers 1 to 15 of a block, whole warps each: wait there until `count` threads have come, or come
-// without waiting.
-DEVICE void sync_at(int barrier, int count) {
-    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(count) : "memory");
+// Named barriers 1 to 15 of a block, for whole warps: wait until `count` threads have arrived, or
+// arrive without waiting. Not the `.aligned` form (`bar`), which requires that all threads of a
+// warp have converged: they may come from loops of different lengths.
+DEVICE void named_barrier_sync(int barrier, int count) {
+    asm volatile("barrier.sync %0, %1;" ::"r"(barrier), "r"(count) : "memory");
 }
-DEVICE void come_to(int barrier, int count) {
-    asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(count) : "memory");
+DEVICE void named_barrier_arrive(int barrier, int count) {
+    asm volatile("barrier.arrive %0, %1;" ::"r"(barrier), "r"(count) : "memory");
 }
 
 DEVICE char* shared_memory() {
@@ -32,8 +36,8 @@ DEVICE char* shared_memory() {
     return bytes;
 }
 
-// Sixteen bytes of global memory into shared memory, past the first-level cache, which does not
-// know what other multiprocessors wrote.
+// Copy 16 bytes of global memory into shared memory, past the first-level cache, which is not
+// coherent with writes of other multiprocessors.
 DEVICE void copy16(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
                      (u32)__cvta_generic_to_shared(to)),
@@ -41,14 +45,14 @@ DEVICE void copy16(void* to, const void* from) {
                  : "memory");
 }
 DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Wait until at most `pending` of this thread's latest groups of copies are under way.
+// Wait until at most `pending` of this thread's latest groups of copies are in flight.
 template <int pending>
 DEVICE void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
-// The same into registers, and back. Left to itself the compiler writes a number at a time, and
-// every write of a part of a sector costs what a whole one does.
+// Load 16 bytes into registers, and store them. The compiler by itself would write one element at a
+// time, and every write of a part of a sector costs as much as a write of all of it.
 DEVICE void load16(void* to, const void* from) {
     uint4 v;
     asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -65,33 +69,33 @@ DEVICE void store16(void* to, const void* from) {
                  : "memory");
 }
 
-// Sixteen bytes between blocks that look for them without having met: each half is written and read
-// as one, and in order with other accesses to the same place only.
-DEVICE void post16(void* to, const u64 (&halves)[2]) {
+// Store and load 16 bytes that blocks exchange without a barrier: each half is written and read as
+// one, and ordered with other accesses to the same address only.
+DEVICE void store_relaxed16(void* to, const u64 (&halves)[2]) {
     asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(to), "l"(halves[0]),
                  "l"(halves[1])
                  : "memory");
 }
-DEVICE void peek16(u64 (&halves)[2], const void* from) {
+DEVICE void load_relaxed16(u64 (&halves)[2], const void* from) {
     asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
                  : "=l"(halves[0]), "=l"(halves[1])
                  : "l"(from)
                  : "memory");
 }
-// Before each look at what may not be there yet; the shim lets others go on.
-DEVICE void rest() {}
+// Before each poll; the shim lets other threads run.
+DEVICE void pause_polling() {}
 
-// Blocks of a group meet at counters: all that any thread of a block wrote before it arrived is
-// visible to all threads of a block that, after one of its threads saw it counted, met at a barrier.
-// The barriers of the block carry the release to what its other threads wrote, and the acquire to
-// what they read: fences of their own would wait for memory twice more.
-DEVICE void arrive(u32* counter) {
+// Barriers between blocks are counters. Everything that a thread of a block wrote before the block
+// arrives is visible to all threads of a block that synchronises after one of its threads has
+// waited for the count. The barriers of the block extend the release to what its other threads
+// wrote, and the acquire to what they read: fences of their own would wait for memory twice more.
+DEVICE void barrier_arrive(u32* counter) {
     sync_block();
     if (thread() == 0) {
         asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
     }
 }
-DEVICE void wait_until(const u32* counter, u32 goal) {
+DEVICE void barrier_wait(const u32* counter, u32 goal) {
     u32 seen;
     do {
         asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");

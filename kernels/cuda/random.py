@@ -1,11 +1,11 @@
-"""Addressable normals on the card, the same numbers as on the CPU."""
+"""Addressable standard normals on the GPU, with the bits of those on the CPU."""
 
 from typing import Any
 
-import numpy as np
+from fastdln.kernels.cuda.declarations import FillNormals
 
 THREADS = 256
-# Blocks of one launch at most; each goes on to further numbers.
+# Blocks of one launch at most; each has several normals where there are more.
 MOST_BLOCKS = 1 << 16
 
 
@@ -22,9 +22,14 @@ def fill_normals(
 ) -> None:
     """Fill the rows of `out` with normals, each rounded to its dtype and multiplied by `scale`.
 
-    Row r gets numbers first + r·step and on of stream + r·stream_step. `out` is a matrix whose
-    rows are contiguous. ``launch(file, kernel, grid, threads, shared_bytes, arguments)`` starts a
-    kernel and does not wait.
+    Row r gets normals number first + r·step and on of stream + r·stream_step. `out` is a matrix
+    whose rows are contiguous. ``launch(file, kernel, grid, threads, shared_bytes, parameters)``
+    starts a kernel and does not wait.
+
+    Raises
+    ------
+    ValueError
+        If the elements of a row are not contiguous.
     """
     rows, length = out.shape
     itemsize = out.dtype.itemsize
@@ -35,9 +40,7 @@ def fill_normals(
     stride = out.strides[0] // itemsize if rows > 1 else length
     items = rows * (length // 2 + 1)
     blocks = min(-(-items // THREADS), MOST_BLOCKS)
-    arguments = (
-        np.uint64(key), np.uint64(stream), np.uint64(first), out, np.int64(rows),
-        np.int64(length), np.int64(stride), np.int64(stream_step), np.int64(step),
-        out.dtype.type(scale),
-    )  # fmt: skip
-    launch("random", "fill_normals", (blocks, 1), THREADS, 0, arguments)
+    parameters = FillNormals(
+        out, key, stream, first, rows, length, stride, stream_step, step, scale
+    )
+    launch("random", "fill_normals", (blocks, 1), THREADS, 0, parameters)

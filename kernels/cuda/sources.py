@@ -1,4 +1,4 @@
-"""The text of the kernels: one file a capability, joined with the primitives it is written in."""
+"""Source text of the kernels: each .cu file joined with the declarations and headers it needs."""
 
 from functools import cache
 from pathlib import Path
@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from fastdln.kernels.cuda.declarations import text
+
 HERE = Path(__file__).resolve().parent
-# What each file of kernels is built on, beside primitives and vectors.
+# Headers of each file of kernels, beside primitives, declarations and vectors.
 NEEDED = {
-    "zigzag": ("network", "stream", "visit", "post", "sums"),
+    "zigzag": ("partition", "weight_ring", "layer_update", "flagged_exchange", "reductions"),
     "two_pass": (),
     "random": ("normals",),
     "haar": ("normals",),
 }
 NAMES = tuple(NEEDED)
-# What each compute capability from 8.0 on has: sm_80 A100, sm_90 H100/H200, sm_100 B200,
-# sm_120 RTX 50.
+# Compute capabilities from 8.0 on: sm_80 A100, sm_90 H100/H200, sm_100 B200, sm_120 RTX 50.
 ARCHITECTURES = ("80", "90", "100", "120")
 
 Constants = tuple[tuple[str, Any], ...]
@@ -26,11 +27,11 @@ Constants = tuple[tuple[str, Any], ...]
 def source(name: str, primitives: str = "") -> str:
     """Return one text for a file of kernels: caches keyed by text do not see includes.
 
-    `primitives` takes the place of the card's primitives, for tests without a card.
+    `primitives` replaces the device's primitives, for tests without a GPU.
     """
     first = primitives or (HERE / "primitives.cuh").read_text()
     rest = ["vectors.cuh", *(f"{part}.cuh" for part in NEEDED[name]), f"{name}.cu"]
-    return "\n".join([first, *((HERE / part).read_text() for part in rest)])
+    return "\n".join([first, text(name), *((HERE / part).read_text() for part in rest)])
 
 
 def defines(dtype: Any, constants: Constants = ()) -> list[str]:

@@ -1,31 +1,27 @@
-// The two-pass step, one kernel per layer and pass, for any shapes: the baseline that zigzag is checked
-// against, and what trains networks with more than 32 inputs and outputs.
+// The two-pass step, one kernel per layer and pass, for any shapes: the baseline that zigzag is
+// checked against, and the trainer of networks with more than 32 inputs and outputs.
 //
-// Buffers lie as in kernels/cpu/layout.py: products have Q rows, the rows of M. Every kernel looks
-// at `state` first (STEP, ACTIVE): steps are queued ahead, and once the loss has converged or
-// diverged those that are left do nothing.
+// Arrays lie as in kernels/cpu/layout.py: products have Q rows, the rows of M. Every kernel reads
+// `state` first: steps are queued ahead, and once the loss has converged or diverged the remaining
+// ones do nothing.
 
-enum { STEP, ACTIVE };
-// Columns of a block: whole sectors of memory, and blocks enough for the card. Rows of the products
-// that a thread sums at once: as many as its registers hold, for each chunk reads the weights again.
-constexpr int COLUMNS_AT_ONCE = 8, ROWS_AT_ONCE = 4, CHUNK = 64 / (int)sizeof(real);
+constexpr int CHUNK = CHUNK_BYTES / (int)sizeof(real);  // rows of a product that a thread sums
 
-// below = above · W: W is rows × columns, above q × rows, below q × columns. A block has some columns
-// and CHUNK rows of the products; its threads split the rows of W.
-KERNEL void multiply_layer(const i64* state, const real* W, const real* above, real* below, int q,
-                           int rows, int columns, i64 stride, i64 above_stride, i64 below_stride) {
-    if (!state[ACTIVE]) return;
+// below = above · W: W is rows × columns, above q × rows, below q × columns. A block has
+// COLUMNS_AT_ONCE columns and CHUNK rows of the product; its threads divide the rows of W.
+KERNEL void multiply_layer(BY_VALUE MultiplyLayer p) {
+    if (!p.state[TwoPassState::ACTIVE]) return;
     real* parts = (real*)shared_memory();
     int column = block() * COLUMNS_AT_ONCE + thread() % COLUMNS_AT_ONCE;
     int split = thread() / COLUMNS_AT_ONCE, splits = threads() / COLUMNS_AT_ONCE;
     int first = block_y() * CHUNK;
     real sums[CHUNK];
     UNROLL for (int a = 0; a < CHUNK; a++) sums[a] = 0;
-    if (column < columns) {
-        for (int r = split; r < rows; r += splits) {
-            real w = W[r * stride + column];
+    if (column < p.columns) {
+        for (int r = split; r < p.rows; r += splits) {
+            real w = p.W[r * p.stride + column];
             UNROLL for (int a = 0; a < CHUNK; a++) {
-                if (first + a < q) sums[a] += above[(first + a) * above_stride + r] * w;
+                if (first + a < p.q) sums[a] += p.above[(first + a) * p.above_stride + r] * w;
             }
         }
     }
@@ -36,48 +32,51 @@ KERNEL void multiply_layer(const i64* state, const real* W, const real* above, r
         real sum = 0;
         for (int i = 0; i < splits; i++) sum += parts[a * threads() + i * COLUMNS_AT_ONCE + c];
         int to = block() * COLUMNS_AT_ONCE + c;
-        if (first + a < q && to < columns) below[(first + a) * below_stride + to] = sum;
+        if (first + a < p.q && to < p.columns) p.below[(first + a) * p.below_stride + to] = sum;
     }
 }
 EXPORT(multiply_layer)
 
-// M, the product that ends at layer 1 (or the last layer itself).
-KERNEL void copy_rows(const i64* state, const real* from, real* to, int rows, int columns,
-                      i64 from_stride, i64 to_stride) {
-    if (!state[ACTIVE]) return;
-    for (int i = block() * threads() + thread(); i < rows * columns; i += blocks() * threads()) {
-        to[i / columns * to_stride + i % columns] = from[i / columns * from_stride + i % columns];
+// Copy a matrix: the last layer is the first of the suffix products.
+KERNEL void copy_rows(BY_VALUE CopyRows p) {
+    if (!p.state[TwoPassState::ACTIVE]) return;
+    const int size = p.rows * p.columns;
+    for (int i = block() * threads() + thread(); i < size; i += blocks() * threads()) {
+        const int row = i / p.columns, column = i % p.columns;
+        p.target[row * p.target_stride + column] = p.source[row * p.source_stride + column];
     }
 }
 EXPORT(copy_rows)
 
-constexpr real BETA_1 = (real)0.9, BETA_2 = (real)0.999;
+constexpr real FIRST_BETA = (real)BETA_1, SECOND_BETA = (real)BETA_2;
 
-// How one number moves: gradient descent, with a velocity, or Adam; see rules.py for the formulas.
-struct Rule {
-    int kind, nesterov;  // 0: plain, 1: velocity, 2: Adam
-    real rate, pull, decay, momentum, scale, first, second;
+// Constants of a layer's step; fastdln/optim/optimizers.py has the formulas.
+struct LayerStep {
+    int rule, nesterov;
+    real step_size, weight_decay, row_scale, decay, momentum, first_correction, second_correction;
 };
 
-DEVICE void move(real& w, real g, real* state_1, real* state_2, i64 at, const Rule& rule) {
-    if (rule.kind == 0) {
-        w = rule.decay * w - rule.rate * g;
-    } else if (rule.kind == 1) {
-        g += rule.pull * w;
-        real speed = rule.momentum * state_1[at] + g;
-        state_1[at] = speed;
-        w -= rule.rate * (rule.nesterov ? g + rule.momentum * speed : speed);
+DEVICE void take_step(real& w, real g, real* first_state, real* second_state, i64 at,
+                      const LayerStep& s) {
+    if (s.rule == UpdateRule::PLAIN) {
+        w = s.decay * w - s.step_size * g;
+    } else if (s.rule == UpdateRule::MOMENTUM) {
+        g += s.weight_decay * w;
+        real speed = s.momentum * first_state[at] + g;
+        first_state[at] = speed;
+        w -= s.step_size * (s.nesterov ? g + s.momentum * speed : speed);
     } else {
-        g = g / rule.scale + rule.pull * rule.scale * w;
-        real m = BETA_1 * state_1[at] + (1 - BETA_1) * g;
-        real v = BETA_2 * state_2[at] + (1 - BETA_2) * g * g;
-        state_1[at] = m;
-        state_2[at] = v;
-        w -= rule.rate * (m / rule.first) / ((real)root(v / rule.second) + (real)1e-8);
+        g = g / s.row_scale + s.weight_decay * s.row_scale * w;
+        real m = FIRST_BETA * first_state[at] + (1 - FIRST_BETA) * g;
+        real v = SECOND_BETA * second_state[at] + (1 - SECOND_BETA) * g * g;
+        first_state[at] = m;
+        second_state[at] = v;
+        w -= s.step_size * (m / s.first_correction) /
+             ((real)root(v / s.second_correction) + (real)EPSILON);
     }
 }
 
-// Add up what every thread left in each of CHUNK rows of `parts`, into the first of them.
+// Add up the elements of all threads in each of CHUNK rows of `parts`, into the first of each row.
 DEVICE void add_up(real* parts) {
     for (int left = threads(); left > 1; left = (left + 1) / 2) {
         int half = (left + 1) / 2;
@@ -91,35 +90,21 @@ DEVICE void add_up(real* parts) {
     }
 }
 
-// C' = C Wᵀ and then W's step with gradient Bᵀ C, for ROWS_AT_ONCE rows a block. Rates, pulls and
-// scales are those of layer number `layer`. C' is left out where `next` is null (the last layer);
-// B is the identity there.
-KERNEL void update_layer(const i64* state, real* W, const real* B, const real* C, real* next,
-                         real* state_1, real* state_2, const real* rates, const real* pulls,
-                         const real* scales, const double* constants, int layer, int kind,
-                         int nesterov, int q, int rows, int columns, i64 stride, i64 b_stride,
-                         i64 c_stride, i64 next_stride) {
-    if (!state[ACTIVE]) return;
+// Write the block's `count` columns of next_C = C Wᵀ, from row `begin` of W on.
+DEVICE void multiply_co_states(const UpdateLayer& p, int begin, int count) {
     real* parts = (real*)shared_memory();
-    Rule rule;
-    rule.kind = kind, rule.nesterov = nesterov;
-    rule.rate = rates[layer], rule.pull = pulls[layer], rule.scale = scales[layer];
-    rule.decay = (real)constants[0], rule.momentum = (real)constants[1];
-    rule.first = (real)constants[2], rule.second = (real)constants[3];
-    const int begin = block() * ROWS_AT_ONCE;
-    const int count = begin + ROWS_AT_ONCE < rows ? ROWS_AT_ONCE : rows - begin;
-    real* const first_row = W + begin * stride;
-    for (int first = 0; next && first < q; first += CHUNK) {
-        // What is read of C serves all rows of the block.
+    const real* first_row = p.W + begin * p.stride;
+    for (int first = 0; p.next_C && first < p.q; first += CHUNK) {
+        // An element of C is read once for all rows of the block.
         real sums[ROWS_AT_ONCE][CHUNK];
         UNROLL for (int i = 0; i < ROWS_AT_ONCE * CHUNK; i++) sums[i / CHUNK][i % CHUNK] = 0;
-        for (int c = thread(); c < columns; c += threads()) {
+        for (int c = thread(); c < p.columns; c += threads()) {
             real w[ROWS_AT_ONCE];
             UNROLL for (int r = 0; r < ROWS_AT_ONCE; r++) {
-                w[r] = r < count ? first_row[r * stride + c] : (real)0;
+                w[r] = r < count ? first_row[r * p.stride + c] : (real)0;
             }
             UNROLL for (int a = 0; a < CHUNK; a++) {
-                real x = first + a < q ? C[(first + a) * c_stride + c] : (real)0;
+                real x = first + a < p.q ? p.C[(first + a) * p.C_stride + c] : (real)0;
                 UNROLL for (int r = 0; r < ROWS_AT_ONCE; r++) sums[r][a] += x * w[r];
             }
         }
@@ -127,46 +112,59 @@ KERNEL void update_layer(const i64* state, real* W, const real* B, const real* C
             UNROLL for (int a = 0; a < CHUNK; a++) parts[a * threads() + thread()] = sums[r][a];
             sync_block();
             add_up(parts);
-            for (int a = thread(); r < count && a < CHUNK && first + a < q; a += threads()) {
-                next[(first + a) * next_stride + begin + r] = parts[a * threads()];
+            for (int a = thread(); r < count && a < CHUNK && first + a < p.q; a += threads()) {
+                p.next_C[(first + a) * p.next_stride + begin + r] = parts[a * threads()];
             }
             sync_block();
         }
     }
-    for (int c = thread(); c < columns; c += threads()) {
+}
+
+// next_C = C Wᵀ, and then the step of W with gradient Bᵀ C, for ROWS_AT_ONCE rows a block. Step
+// sizes and the like are those of layer number `layer`. For the last layer there is no next_C, and
+// B is the identity.
+KERNEL void update_layer(BY_VALUE UpdateLayer p) {
+    if (!p.state[TwoPassState::ACTIVE]) return;
+    LayerStep step;
+    step.rule = p.rule, step.nesterov = p.nesterov;
+    step.step_size = p.step_sizes[p.layer], step.weight_decay = p.weight_decays[p.layer];
+    step.row_scale = p.row_scales[p.layer];
+    step.decay = (real)p.constants[TwoPassConstant::DECAY];
+    step.momentum = (real)p.constants[TwoPassConstant::MOMENTUM];
+    step.first_correction = (real)p.constants[TwoPassConstant::FIRST_CORRECTION];
+    step.second_correction = (real)p.constants[TwoPassConstant::SECOND_CORRECTION];
+    const int begin = block() * ROWS_AT_ONCE;
+    const int count = begin + ROWS_AT_ONCE < p.rows ? ROWS_AT_ONCE : p.rows - begin;
+    multiply_co_states(p, begin, count);
+    for (int c = thread(); c < p.columns; c += threads()) {
         real g[ROWS_AT_ONCE];
         UNROLL for (int r = 0; r < ROWS_AT_ONCE; r++) {
-            g[r] = B || r >= count ? (real)0 : C[(begin + r) * c_stride + c];
+            g[r] = p.B || r >= count ? (real)0 : p.C[(begin + r) * p.C_stride + c];
         }
-        for (int a = 0; B && a < q; a++) {
-            const real x = C[a * c_stride + c];
+        for (int a = 0; p.B && a < p.q; a++) {
+            const real x = p.C[a * p.C_stride + c];
             UNROLL for (int r = 0; r < ROWS_AT_ONCE; r++) {
-                if (r < count) g[r] += B[a * b_stride + begin + r] * x;
+                if (r < count) g[r] += p.B[a * p.B_stride + begin + r] * x;
             }
         }
         UNROLL for (int r = 0; r < ROWS_AT_ONCE; r++) {
-            const i64 at = (begin + r) * stride + c;
-            if (r < count) move(W[at], g[r], state_1, state_2, at, rule);
+            const i64 at = (begin + r) * p.stride + c;
+            if (r < count) take_step(p.W[at], g[r], p.first_state, p.second_state, at, step);
         }
     }
 }
 EXPORT(update_layer)
 
-// The loss at M, the gradient into C, and whether to go on. One block.
-//
-// `constants` holds the tolerance at [4], the constant part of the loss at [5], and at [6] the loss to
-// which the tolerance is relative, or NaN: the first; `limit` is the last step. Adam's corrections 1 − β^t for the step to come are left in [2] and [3].
-KERNEL void evaluate_regression(i64* state, const real* M, real* C, const double* scale,
-                                const double* target, double* constants, double* losses, int q,
-                                int columns, i64 stride, i64 limit) {
-    if (!state[ACTIVE]) return;
+// Record the loss at M, write its gradient to C, and decide whether to go on. One block.
+KERNEL void evaluate_regression(BY_VALUE EvaluateRegression p) {
+    if (!p.state[TwoPassState::ACTIVE]) return;
     double* parts = (double*)shared_memory();
     double total = 0;
-    for (int i = thread(); i < q * columns; i += threads()) {
-        i64 at = i / columns * stride + i % columns;
-        double r = exact_add(exact_mul((double)M[at], scale[i]), -target[i]);
+    for (int i = thread(); i < p.q * p.columns; i += threads()) {
+        i64 at = i / p.columns * p.stride + i % p.columns;
+        double r = exact_add(exact_mul((double)p.M[at], p.scale[i]), -p.target[i]);
         total = exact_add(total, exact_mul(r, r));
-        C[at] = (real)exact_mul(r, scale[i]);
+        p.C[at] = (real)exact_mul(r, p.scale[i]);
     }
     parts[thread()] = total;
     sync_block();
@@ -178,16 +176,20 @@ KERNEL void evaluate_regression(i64* state, const real* M, real* C, const double
         sync_block();
     }
     if (thread() == 0) {
-        i64 step = state[STEP] + 1;
-        double loss = exact_add(constants[5], exact_mul(0.5, parts[0]));
-        losses[step] = loss;
-        state[STEP] = step;
-        double first = constants[6];
-        double floor = constants[4] * (first == first ? first : losses[0]);
-        state[ACTIVE] = step < limit && is_finite(loss) && loss > floor;
+        double* constants = p.constants;
+        i64 step = p.state[TwoPassState::STEP] + 1;
+        double loss = exact_add(constants[TwoPassConstant::CONSTANT], exact_mul(0.5, parts[0]));
+        p.losses[step] = loss;
+        p.state[TwoPassState::STEP] = step;
+        double given = constants[TwoPassConstant::FIRST_LOSS];
+        double floor =
+            constants[TwoPassConstant::TOLERANCE] * (given == given ? given : p.losses[0]);
+        p.state[TwoPassState::ACTIVE] = step < p.limit && is_finite(loss) && loss > floor;
         // From 1 - beta^t to 1 - beta^(t+1).
-        constants[2] = 1 - (double)BETA_1 * (1 - constants[2]);
-        constants[3] = 1 - (double)BETA_2 * (1 - constants[3]);
+        double &first = constants[TwoPassConstant::FIRST_CORRECTION],
+               &second = constants[TwoPassConstant::SECOND_CORRECTION];
+        first = 1 - (double)FIRST_BETA * (1 - first);
+        second = 1 - (double)SECOND_BETA * (1 - second);
     }
 }
 EXPORT(evaluate_regression)

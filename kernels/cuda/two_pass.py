@@ -1,78 +1,128 @@
-"""Two-pass steps, one kernel for each layer and pass: any shapes, any rule; the baseline."""
+"""Two-pass steps, one kernel for each layer and pass: any shapes, any update rule; the baseline."""
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastdln.kernels.cuda.packing import vectors
+from fastdln.kernels.cuda.declarations import (
+    BETA_1,
+    BETA_2,
+    CHUNK_BYTES,
+    COLUMNS_AT_ONCE,
+    ROWS_AT_ONCE,
+    CopyRows,
+    EvaluateRegression,
+    MultiplyLayer,
+    Parameters,
+    TwoPassConstant,
+    TwoPassState,
+    UpdateLayer,
+    UpdateRule,
+)
+from fastdln.kernels.cuda.packing import tile, vectors
 
-THREADS = 256
-# As in two_pass.cu.
-COLUMNS_AT_ONCE, ROWS_AT_ONCE, CHUNK_BYTES = 8, 4, 64
-PLAIN, VELOCITY, ADAM = range(3)
+PLAIN, MOMENTUM, ADAM = UpdateRule.PLAIN, UpdateRule.MOMENTUM, UpdateRule.ADAM
 
 
 class Steps(NamedTuple):
-    """How every layer moves: kind, Nesterov's form, and what the kernels read of rates."""
+    """How every layer moves.
+
+    Attributes
+    ----------
+    kind : {PLAIN, MOMENTUM, ADAM}
+    nesterov : bool
+    step_sizes, weight_decays, row_scales : ndarray, shape (depth,)
+        As `fastdln.optim.optimizers.LayerRates`.
+    decay_factor : float
+        What weight decay leaves of the weights in one plain step.
+    momentum : float
+    """
 
     kind: int
     nesterov: bool
-    rates: np.ndarray
-    pulls: np.ndarray
-    scales: np.ndarray
-    decay: float
+    step_sizes: np.ndarray
+    weight_decays: np.ndarray
+    row_scales: np.ndarray
+    decay_factor: float
     momentum: float
 
 
 class TwoPass:
-    """A chain of layers with q ≤ d, input first, and the state of its training on the card.
+    """A chain of layers with q ≤ d, input first, and the state of its training on the GPU.
 
     Parameters
     ----------
     launch : callable
         As in `fill_normals`.
+    xp : module
+        CuPy, or NumPy where the kernels run on the CPU.
     widths : tuple of int
         ``(d, m_1, …, q)``; a chain with d < q is given transposed and back to front.
+    dtype : dtype
+    moving : Steps
     steps : int
         Most steps that may be taken.
+    tolerance : float
+        Relative loss at or below which the run has converged.
+    constant : float
+        Part of the loss that no weights change.
+    threads : int, optional
+        Threads of a block; ``launch.two_pass_threads`` where it is left out.
     taken : int
         Steps taken before, which Adam counts.
     first_loss : float, optional
         To which the tolerance is relative; the loss before these steps where it is left out.
+
+    Attributes
+    ----------
+    state : array of int64
+        As `TwoPassState`.
+    losses : array of float64, shape (steps + 1,)
     """
 
     def __init__(
-        self, launch: Any, xp: Any, widths: tuple[int, ...], dtype: Any, moving: Steps,
-        steps: int, tolerance: float, constant: float = 0.0, threads: int = THREADS,
-        taken: int = 0, first_loss: float | None = None,
-    ):  # fmt: skip
+        self,
+        launch: Any,
+        xp: Any,
+        widths: tuple[int, ...],
+        dtype: Any,
+        moving: Steps,
+        steps: int,
+        tolerance: float,
+        constant: float = 0.0,
+        threads: int | None = None,
+        taken: int = 0,
+        first_loss: float | None = None,
+    ):
         self.launch, self.xp, self.widths, self.moving = launch, xp, widths, moving
-        self.dtype, self.limit, self.threads = np.dtype(dtype), steps, threads
-        self.taken, self.chunk = taken, CHUNK_BYTES // self.dtype.itemsize
+        self.dtype, self.limit, self.taken = np.dtype(dtype), steps, taken
+        self.threads = launch.two_pass_threads if threads is None else threads
         self.q, self.depth = widths[-1], len(widths) - 1
         self.strides = [_stride(n, dtype) for n in widths[:-1]]
         pairs = list(zip(widths, widths[1:], strict=False))
         self.layers = [xp.zeros((m, _stride(n, dtype)), dtype) for n, m in pairs]
-        count = {PLAIN: 0, VELOCITY: 1, ADAM: 2}[moving.kind]
         empty = xp.zeros((0,), dtype)
         self.states = [
-            [xp.zeros_like(w) if i < count else empty for i in range(2)] for w in self.layers
+            [xp.zeros_like(w) if i < moving.kind else empty for i in range(2)] for w in self.layers
         ]
         self.products = [xp.zeros((self.q, stride), dtype) for stride in self.strides]
         edge = max([*self.strides, 1])
         self.C = [xp.zeros(self.q * edge, dtype) for _ in range(2)]
-        self.rates, self.pulls, self.scales = (
-            xp.asarray(a.astype(dtype)) for a in (moving.rates, moving.pulls, moving.scales)
+        self.step_sizes, self.weight_decays, self.row_scales = (
+            xp.asarray(a.astype(dtype))
+            for a in (moving.step_sizes, moving.weight_decays, moving.row_scales)
         )
-        first = np.nan if first_loss is None else first_loss
-        constants = [
-            moving.decay, moving.momentum, *_corrections(taken, self.dtype), tolerance, constant,
-            first,
-        ]  # fmt: skip
-        self.constants = xp.asarray(np.array(constants))
+        constants = np.zeros(len(TwoPassConstant))
+        constants[TwoPassConstant.DECAY] = moving.decay_factor
+        constants[TwoPassConstant.MOMENTUM] = moving.momentum
+        constants[_CORRECTIONS] = _corrections(taken, self.dtype)
+        constants[TwoPassConstant.TOLERANCE] = tolerance
+        constants[TwoPassConstant.CONSTANT] = constant
+        constants[TwoPassConstant.FIRST_LOSS] = np.nan if first_loss is None else first_loss
+        self.constants = xp.asarray(constants)
         self.state = xp.asarray(np.array([-1, 1], np.int64))
         self.losses = xp.full(steps + 1, np.nan)
-        self.null = np.uint64(0)
 
     def layer(self, index: int) -> Any:
         """Return a layer as a view, shape (m_i, m_{i-1})."""
@@ -89,81 +139,142 @@ class TwoPass:
     def form_products(self) -> None:
         """Queue pass 1: all suffix products, the last of them M."""
         last = self.depth - 1
-        self._start(
-            "copy_rows", (_blocks(self.q * self.widths[last], self.threads), 1), 0,
-            self.layers[last], self.products[last], np.int32(self.q), np.int32(self.widths[last]),
-            np.int64(self.strides[last]), np.int64(self.strides[last]),
-        )  # fmt: skip
+        blocks = _ceil_div(self.q * self.widths[last], self.threads)
+        self._start("copy_rows", (blocks, 1), 0, self._last_product)
         for i in range(last - 1, -1, -1):
-            rows, columns = self.widths[i + 1], self.widths[i]
-            grid = (_blocks(columns, COLUMNS_AT_ONCE), _blocks(self.q, self.chunk))
+            chunks = _ceil_div(self.q, CHUNK_BYTES // self.dtype.itemsize)
+            grid = (_ceil_div(self.widths[i], COLUMNS_AT_ONCE), chunks)
             self._start(
-                "multiply_layer", grid, CHUNK_BYTES * self.threads,
-                self.layers[i], self.products[i + 1], self.products[i], np.int32(self.q),
-                np.int32(rows), np.int32(columns), np.int64(self.strides[i]),
-                np.int64(self.strides[i + 1]), np.int64(self.strides[i]),
-            )  # fmt: skip
+                "multiply_layer", grid, CHUNK_BYTES * self.threads, self._multiplications[i]
+            )
 
     def evaluate(self, scale: Any, target: Any) -> None:
         """Queue the loss and gradient of a regression; moves on to the next step."""
-        self._start(
-            "evaluate_regression", (1, 1), 8 * self.threads, self.products[0], self.C[0], scale,
-            target, self.constants, self.losses, np.int32(self.q), np.int32(self.widths[0]),
-            np.int64(self.strides[0]), np.int64(self.limit),
-        )  # fmt: skip
+        parameters = EvaluateRegression(
+            self.state,
+            self.products[0],
+            self.C[0],
+            scale,
+            target,
+            self.constants,
+            self.losses,
+            stride=self.strides[0],
+            limit=self.limit,
+            q=self.q,
+            columns=self.widths[0],
+        )
+        self._start("evaluate_regression", (1, 1), 8 * self.threads, parameters)
 
     def stop_where(self, stop: Any) -> None:
         """Let all kernels queued from now on do nothing where the boolean `stop` is true."""
-        self.state[1] = self.xp.where(stop, 0, self.state[1])
+        active = self.state[TwoPassState.ACTIVE]
+        self.state[TwoPassState.ACTIVE] = self.xp.where(stop, 0, active)
 
     def put_gradient(self, G: Any, step: int) -> None:
         """Set the gradient of step `step` (from 0) from outside, shape (q, d)."""
         rows = self.C[0][: self.q * self.strides[0]].reshape(self.q, self.strides[0])
         rows[:, : self.widths[0]] = self.xp.asarray(G.astype(self.dtype))
         # Adam's corrections belong to step + 1, counted from 1.
-        self.constants[2:4] = self.xp.asarray(
+        self.constants[_CORRECTIONS] = self.xp.asarray(
             np.array(_corrections(self.taken + step + 1, self.dtype))
         )
 
     def update(self) -> None:
         """Queue pass 2: every layer's step, and the co-states on the way."""
-        C, D = self.C
-        moving = self.moving
-        for i in range(self.depth):
-            more = i + 1 < self.depth
-            rows, columns = self.widths[i + 1], self.widths[i]
-            above = self.strides[i + 1] if more else 0
-            shared = CHUNK_BYTES * self.threads
-            self._start(
-                "update_layer", (_blocks(rows, ROWS_AT_ONCE), 1), shared, self.layers[i],
-                self.products[i + 1] if more else self.null, C, D if more else self.null,
-                *self.states[i], self.rates, self.pulls, self.scales, self.constants, np.int32(i),
-                np.int32(moving.kind), np.int32(moving.nesterov), np.int32(self.q),
-                np.int32(rows), np.int32(columns), np.int64(self.strides[i]), np.int64(above),
-                np.int64(self.strides[i]), np.int64(above),
-            )  # fmt: skip
-            C, D = D, C
+        for i, parameters in enumerate(self._updates):
+            grid = (_ceil_div(self.widths[i + 1], ROWS_AT_ONCE), 1)
+            self._start("update_layer", grid, CHUNK_BYTES * self.threads, parameters)
 
-    def _start(self, function: str, grid: tuple[int, int], shared: int, *arguments: Any) -> None:
-        self.launch("two_pass", function, grid, self.threads, shared, (self.state, *arguments))
+    @cached_property
+    def _last_product(self) -> CopyRows:
+        last = self.depth - 1
+        stride = self.strides[last]
+        return CopyRows(
+            self.state,
+            self.layers[last],
+            self.products[last],
+            source_stride=stride,
+            target_stride=stride,
+            rows=self.q,
+            columns=self.widths[last],
+        )
+
+    @cached_property
+    def _multiplications(self) -> list[MultiplyLayer]:
+        """Of every layer but the last."""
+        return [
+            MultiplyLayer(
+                self.state,
+                self.layers[i],
+                self.products[i + 1],
+                self.products[i],
+                stride=self.strides[i],
+                above_stride=self.strides[i + 1],
+                below_stride=self.strides[i],
+                q=self.q,
+                rows=self.widths[i + 1],
+                columns=self.widths[i],
+            )
+            for i in range(self.depth - 1)
+        ]
+
+    @cached_property
+    def _updates(self) -> list[UpdateLayer]:
+        return [self._update_of(i) for i in range(self.depth)]
+
+    def _update_of(self, i: int) -> UpdateLayer:
+        last = i + 1 == self.depth
+        above = 0 if last else self.strides[i + 1]
+        first, second = self.states[i]
+        return UpdateLayer(
+            self.state,
+            self.layers[i],
+            None if last else self.products[i + 1],
+            self.C[i % 2],
+            None if last else self.C[1 - i % 2],
+            first,
+            second,
+            self.step_sizes,
+            self.weight_decays,
+            self.row_scales,
+            self.constants,
+            stride=self.strides[i],
+            B_stride=above,
+            C_stride=self.strides[i],
+            next_stride=above,
+            layer=i,
+            rule=self.moving.kind,
+            nesterov=self.moving.nesterov,
+            q=self.q,
+            rows=self.widths[i + 1],
+            columns=self.widths[i],
+        )
+
+    def _start(
+        self, function: str, grid: tuple[int, int], shared: int, parameters: Parameters
+    ) -> None:
+        self.launch("two_pass", function, grid, self.threads, shared, parameters)
 
 
 def two_pass_bytes(widths: tuple[int, ...], dtype: Any, kind: int, steps: int) -> int:
-    """Return the bytes on the card of a `TwoPass`."""
+    """Return the bytes on the GPU of a `TwoPass`."""
     strides = [_stride(n, dtype) for n in widths[:-1]]
     layers = sum(m * stride for m, stride in zip(widths[1:], strides, strict=True))
-    numbers = layers * (1 + kind) + widths[-1] * (sum(strides) + 2 * max(strides))
-    return numbers * np.dtype(dtype).itemsize + 8 * (steps + 1 + 2 * widths[0] * widths[-1])
+    elements = layers * (1 + kind) + widths[-1] * (sum(strides) + 2 * max(strides))
+    return elements * np.dtype(dtype).itemsize + 8 * (steps + 1 + 2 * widths[0] * widths[-1])
+
+
+_CORRECTIONS = slice(TwoPassConstant.FIRST_CORRECTION, TwoPassConstant.SECOND_CORRECTION + 1)
 
 
 def _corrections(step: int, dtype: np.dtype) -> tuple[float, float]:
-    """Return Adam's ``1 − β^step``: of the β that the kernel has, for their roundings cancel."""
-    return 1 - float(dtype.type(0.9)) ** step, 1 - float(dtype.type(0.999)) ** step
+    """Return Adam's ``1 − β^step`` with the β of the kernel, rounded to the dtype: they cancel."""
+    return 1 - float(dtype.type(BETA_1)) ** step, 1 - float(dtype.type(BETA_2)) ** step
 
 
 def _stride(n: int, dtype: Any) -> int:
-    return int(vectors(n, dtype)) * 16 // np.dtype(dtype).itemsize
+    return int(vectors(n, dtype)) * tile(dtype)
 
 
-def _blocks(total: int, each: int) -> int:
+def _ceil_div(total: int, each: int) -> int:
     return -(-total // each)

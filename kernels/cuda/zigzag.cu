@@ -1,41 +1,41 @@
-// Gradient descent by zigzag sweeps: every layer crosses memory once per step.
+// Gradient descent by zigzag passes: every layer crosses memory once per step.
 //
 // With prefix products A_l = W_l ··· W_1, suffix products B_l = W_L ··· W_{l+1} and G = dl/dM, the
-// gradient of layer l is B_l^T C_{l-1} with the co-states C_l = G A_l^T. A sweep down the chain
-// knows all A(t) and carries B(t) and B(t+1): it visits a layer once, to multiply by it, move it
-// and multiply by what it has become. It leaves all B(t+1) and ends at M(t+1); the next sweep
-// goes up, knows all B, and carries C(t) and A(t+1). So one body does both, with the roles of rows
-// and columns exchanged; where D < Q, those of A and B too.
+// gradient of layer l is B_l^T C_{l-1} with the co-states C_l = G A_l^T. A down pass knows all A(t)
+// and carries B(t) and B(t+1): it loads a layer once, to multiply by it, take its step and multiply
+// by the new weights. It stores all B(t+1) and ends at M(t+1); the up pass that follows knows all
+// B, and carries C(t) and A(t+1). So one body does both, with the roles of rows and columns
+// exchanged; where D < Q, those of A and B too.
 //
-// A block (or a group of blocks) has one network. In a visit a thread owns TILE outputs, columns
-// of the layer on the way down and rows on the way up, and goes through every `splits`-th tile of
-// the sum's terms with all products of its own outputs in registers; partial sums meet in shared
+// A block (or a group of blocks) has one network. In a layer a thread owns TILE outputs, columns of
+// the layer in a down pass and rows in an up pass, and reads every `splits`-th tile of the sum's
+// terms with all products of its own outputs in registers; partial sums are added up through shared
 // memory.
 //
-// A group of `parts` times `columns` blocks shares a layer in both directions: a block has one
-// part of the outputs and one of the sum's terms. With one part, blocks hand each other whole
-// products, and each reads all of them for the next visit. With more, the blocks of the same
-// outputs first add up their shares, and each then reads only its part of what comes out: a wait
-// more, but wide products neither cross the second-level cache for every block nor need fit its
-// shared memory.
+// A group of `parts` times `columns` blocks shares a layer in both directions: a block has one part
+// of the outputs and one of the sum's terms. With one part, blocks exchange whole products, and
+// each reads all of them for the next layer. With more, the blocks of the same outputs first add up
+// their partial sums, and each then reads only its part of the result: one wait more, but wide
+// products neither cross the second-level cache for every block nor need fit its shared memory.
 //
-// While a group's blocks wait for each other they would do nothing. So a block may have two crews of
-// threads. One carries what is of time t and moves the weights; a layer behind, the other carries
-// what is of t+1: each works while the other waits.
+// The blocks of a group would be idle while they wait for each other. So a block may have two warp
+// groups. One carries the chain of time t and moves the weights; one layer behind, the other
+// carries the chain of t+1: each works while the other waits.
 //
-// Compiled for: REAL, Q rows and D columns of M, STAGES, AT_ONCE (shares of a sum asked for at
-// once), VELOCITY (0, 1: momentum), GROUPED (0: one block a network), CREWS (1, 2: of a group).
+// Compiled for: REAL, Q rows and D columns of M, STAGES (tiles in flight to a thread),
+// PARTS_AT_ONCE (blocks' partial sums polled together), VELOCITY (0, 1: momentum), GROUPED (0: one
+// block a network), WARP_GROUPS (1; 2 in a group of blocks).
 
-// Where a sweep starts, the products of t+1 are the identity, which stays there for the sweep back;
-// of time t it carries the identity too, or G.
+// Begin a pass. The products of t+1 are the identity, stored for the pass back; those of time t are
+// the identity, too, or G.
 template <bool DOWN>
-DEVICE void start(const Block& b, bool moving) {
-    constexpr int P = AFTER<DOWN>;
+DEVICE void begin_pass(const Block& b, bool moving) {
+    constexpr int P = NEXT_LENGTH<DOWN>;
     constexpr int tiles = vectors(P);
-    const i64* row = b.layers + (i64)(DOWN ? b.depth - 1 : 0) * LAYER_FIELDS;
-    real* slots = b.at.slots + row[DOWN ? SLOT_ABOVE : SLOT_BELOW];
+    const i64* row = b.layers + (i64)(DOWN ? b.depth - 1 : 0) * LayerColumn::COUNT;
+    real* slots = b.slots + row[DOWN ? LayerColumn::SLOT_ABOVE : LayerColumn::SLOT_BELOW];
     int first, own;
-    share(tiles, b.part, b.parts, first, own);
+    partition(tiles, b.part, b.parts, first, own);
     for (int n = thread(); n < tiles * TILE; n += threads()) {
         real* slot = slots + (n % TILE * tiles + n / TILE) * SLOT;
         int tile = n / TILE - first;
@@ -44,20 +44,20 @@ DEVICE void start(const Block& b, bool moving) {
             Vector one = zeros();
             UNROLL for (int i = 0; i < TILE; i++) one.x[i] = n < P && n == k * TILE + i ? 1 : 0;
             if (b.member == 0) store16(slot + k * TILE, &one);
-            if (at >= 0) store(b.V + after_in(b.held) + at * pitch(P) + k * TILE, one);
-            if (at >= 0 && TO_NARROW<DOWN>) store(b.V + at * pitch(NARROW) + k * TILE, one);
+            if (at >= 0) store(b.next_products + at * pitch(P) + k * TILE, one);
+            if (at >= 0 && TO_NARROW<DOWN>) store(b.products + at * pitch(NARROW) + k * TILE, one);
         }
         if (TO_NARROW<DOWN> || at < 0) continue;
         UNROLL for (int k = 0; k < vectors(NARROW); k++) {
-            Vector g = moving && n < P ? load(b.G + n * pitch(NARROW) + k * TILE) : zeros();
-            store(b.V + at * pitch(NARROW) + k * TILE, g);
+            Vector g = moving && n < P ? load(b.gradient + n * pitch(NARROW) + k * TILE) : zeros();
+            store(b.products + at * pitch(NARROW) + k * TILE, g);
         }
     }
 }
 
-// Wait for what was asked for before a visit, but not for the `count` tiles asked for since.
-DEVICE void wait_but_for(int count) {
-    static_assert(STAGES == 4, "so many groups of copies are told apart here");
+// Wait for the copies requested before a layer, but not for the `count` tiles requested since.
+DEVICE void wait_for_known(int count) {
+    static_assert(STAGES == 4, "a case for every number of groups in flight");
     if (count == 0) {
         wait_copies<0>();
     } else if (count == 1) {
@@ -69,266 +69,290 @@ DEVICE void wait_but_for(int count) {
     }
 }
 
-// Where one crew tells the other of every second layer that its tiles have been moved, or used.
+// Named-barrier ids, alternating with the layer's parity: MOVED = tiles written, USED = tiles read.
 enum { MOVED = 3, USED = 5 };
 
-// Visit every layer once, with one of the chains or both. Without `moving` the weights stay, and
+// Update every layer once, with one of the chains or both. Without `moving` the weights stay, and
 // only products are formed.
 template <bool DOWN, int CHAINS>
-DEVICE void follow(Block& b, Part part, bool moving) {
+DEVICE void update_layers(Block& b, Slice slice, bool moving) {
     const int begin = DOWN ? b.depth - 1 : 0, end = DOWN ? -1 : b.depth, way = DOWN ? -1 : 1;
-    const int told = CHAINS == OLD ? MOVED : USED, heard = CHAINS == OLD ? USED : MOVED;
-    Stream<DOWN> stream;
-    if (CHAINS & OLD) {
-        stream.start(b);
-        for (int i = 0; i < STAGES - 1; i++) stream.fetch(b);
+    const int own_barrier = CHAINS == CURRENT ? MOVED : USED;
+    const int other_barrier = CHAINS == CURRENT ? USED : MOVED;
+    WeightRing<DOWN> ring;
+    if (CHAINS & CURRENT) {
+        ring.start(b);
+        for (int i = 0; i < STAGES - 1; i++) ring.prefetch(b);
     }
-    int slot = 0;
-    for (int layer = begin, visit = 0; layer != end; layer += way, visit++) {
+    int stage = 0;
+    for (int layer = begin, done = 0; layer != end; layer += way, done++) {
         const bool more = moving && layer + way != end;
-        const i64* row = b.layers + (i64)layer * LAYER_FIELDS;
-        real* slots = b.at.slots + row[DOWN ? SLOT_BELOW : SLOT_ABOVE];
-        Part next = part;
+        const i64* row = b.layers + (i64)layer * LayerColumn::COUNT;
+        real* slots = b.slots + row[DOWN ? LayerColumn::SLOT_BELOW : LayerColumn::SLOT_ABOVE];
+        Slice next = slice;
         Sums<DOWN> s;
-        begin_sums<DOWN, CHAINS>(b, part, s, moving);
-        if (layer + way != end) next = part_after<DOWN>(b, part, layer + way);
-        if (!GROUPED && more) ask_for_met<DOWN>(b, layer + way, next);
+        begin_sums<DOWN, CHAINS>(b, slice, s, moving);
+        if (layer + way != end) next = slice_after<DOWN>(b, slice, layer + way);
+        if (!GROUPED && more) prefetch_known<DOWN>(b, layer + way, next);
         if (!GROUPED) commit_copies();
-        // The ring has room for this layer's tiles once those of two layers ago have been used.
-        const bool waits = CHAINS == NEW || (CHAINS == OLD && visit >= 2);
-        if (waits) sync_at(heard + visit % 2, threads());
-        go_through<DOWN, CHAINS>(b, stream, slot, part, s, b.rates[layer],
-                                 VELOCITY ? b.pulls[layer] : (real)0, moving);
-        if (CREWS == 2) come_to(told + visit % 2, threads());
-        if (!GROUPED) wait_but_for(part.count);
-        if (GROUPED && CREWS == 1) sync_block();  // partial sums lie where the products are
-        if (part.count) leave_partial_sums<DOWN, CHAINS>(b, part, s);
-        sync_crew();
-        gather<DOWN, CHAINS>(b, part, slots);
-        if (CHAINS & OLD && more) form_factors<DOWN>(b, layer + way, next);
-        if (GROUPED) take_over<DOWN, CHAINS>(b, part, next, slots, layer + way == end);
-        part = next;
-        sync_crew();
+        // The ring has free stages for this layer's tiles once those of two layers before were
+        // used.
+        const bool waits = CHAINS == NEXT || (CHAINS == CURRENT && done >= 2);
+        if (waits) named_barrier_sync(other_barrier + done % 2, threads());
+        update_tiles<DOWN, CHAINS>(b, ring, stage, slice, s, layer, moving);
+        if (WARP_GROUPS == 2) named_barrier_arrive(own_barrier + done % 2, threads());
+        if (!GROUPED) wait_for_known(slice.count);
+        if (GROUPED && WARP_GROUPS == 1) sync_block();  // partial sums lie where the products are
+        if (slice.count) store_partial_sums<DOWN, CHAINS>(b, slice, s);
+        sync_warp_group();
+        reduce_threads<DOWN, CHAINS>(b, slice, slots);
+        if (CHAINS & CURRENT && more) form_factors<DOWN>(b, layer + way, next);
+        if (GROUPED) exchange_products<DOWN, CHAINS>(b, slice, next, slots, layer + way == end);
+        slice = next;
+        sync_warp_group();
     }
-    if (CHAINS & OLD) wait_copies<0>();
-    if (CHAINS == OLD) {  // what the other crew told of the last two layers
-        for (int visit = b.depth > 2 ? b.depth : 2; visit < b.depth + 2; visit++) {
-            sync_at(heard + visit % 2, threads());
+    if (CHAINS & CURRENT) wait_copies<0>();
+    if (CHAINS == CURRENT) {  // the other warp group's arrivals after the last two layers
+        for (int done = b.depth > 2 ? b.depth : 2; done < b.depth + 2; done++) {
+            named_barrier_sync(other_barrier + done % 2, threads());
         }
     }
 }
 
 template <bool DOWN>
-DEVICE void sweep(Block& b, bool moving) {
+DEVICE void pass(Block& b, bool moving) {
     const int begin = DOWN ? b.depth - 1 : 0;
-    start<DOWN>(b, moving);
-    Part part = part_of<DOWN>(b, begin);
+    begin_pass<DOWN>(b, moving);
+    Slice slice = slice_of<DOWN>(b, begin);
     if (moving) {
-        if (!GROUPED) ask_for_met<DOWN>(b, begin, part);
+        if (!GROUPED) prefetch_known<DOWN>(b, begin, slice);
         commit_copies();
         wait_copies<0>();
         sync_block();
-        if (crew() == 0) form_factors<DOWN>(b, begin, part);
+        if (warp_group() == 0) form_factors<DOWN>(b, begin, slice);
     }
     sync_block();
-    if (CREWS == 1) {
-        follow<DOWN, BOTH>(b, part, moving);
-    } else if (crew() == 0) {
-        follow<DOWN, OLD>(b, part, moving);
+    if (WARP_GROUPS == 1) {
+        update_layers<DOWN, BOTH>(b, slice, moving);
+    } else if (warp_group() == 0) {
+        update_layers<DOWN, CURRENT>(b, slice, moving);
     } else {
-        follow<DOWN, NEW>(b, part, moving);
+        update_layers<DOWN, NEXT>(b, slice, moving);
     }
 }
 
-// M as the last sweep left it, in the order of rows.
-DEVICE real end_to_end(const Block& b, bool down, int a, int k) {
+// Element (a, k) of M as the last pass left it.
+DEVICE real end_to_end_element(const Block& b, bool down, int a, int k) {
     int n = down ? k : a, p = down ? a : k, tiles = vectors(down ? D : Q);
-    const real* M = b.V + after_in(b.held);
-    return M[(n % TILE * tiles + n / TILE) * (down ? pitch(Q) : pitch(D)) + p];
+    return b.next_products[(n % TILE * tiles + n / TILE) * (down ? pitch(Q) : pitch(D)) + p];
 }
 
-// G lies along its wider side.
-DEVICE void put_gradient(const Block& b, int a, int k, real g) {
-    b.G[Q <= D ? k * pitch(NARROW) + a : a * pitch(NARROW) + k] = g;
+// Store M as the state of this block: every block of a group has a copy of its own.
+DEVICE void store_end_to_end(const Block& b, i64 state, bool down) {
+    for (int i = thread(); i < Q * D; i += threads()) {
+        b.end_to_end[state * Q * D + i] = end_to_end_element(b, down, i / D, i % D);
+    }
 }
 
-// Return the loss at M and leave G; M comes from the state that earlier launches left.
-DEVICE double evaluate(const Block& b, i64 state, i64 problem, double constant) {
-    const real* M = b.at.ends + state * Q * D;
-    const double *scale = b.at.scale + problem * Q * D, *target = b.at.target + problem * Q * D;
-    for (int part = thread(); part < PARTS; part += threads()) {
+// Set element (a, k) of G, which lies along its wider side.
+DEVICE void set_gradient(const Block& b, int a, int k, real g) {
+    b.gradient[Q <= D ? k * pitch(NARROW) + a : a * pitch(NARROW) + k] = g;
+}
+
+// Return the loss at M, the state that the last pass or an earlier launch stored, and set G.
+DEVICE double evaluate(const Block& b, const TrainNetworks& p, i64 state, i64 problem,
+                       double constant) {
+    const real* M = b.end_to_end + state * Q * D;
+    const double *scale = p.scale + problem * Q * D, *target = p.target + problem * Q * D;
+    for (int part = thread(); part < LOSS_PARTS; part += threads()) {
         double total = 0;
-        for (int i = part; i < Q * D; i += PARTS) {
+        for (int i = part; i < Q * D; i += LOSS_PARTS) {
             double r = exact_add(exact_mul((double)M[i], scale[i]), -target[i]);
             total = exact_add(total, exact_mul(r, r));
-            put_gradient(b, i / D, i % D, (real)exact_mul(r, scale[i]));
+            set_gradient(b, i / D, i % D, (real)exact_mul(r, scale[i]));
         }
-        b.sums[part] = total;
+        b.loss_parts[part] = total;
     }
     sync_block();
     double total = 0;
-    for (int part = 0; part < PARTS; part++) total = exact_add(total, b.sums[part]);
+    for (int part = 0; part < LOSS_PARTS; part++) total = exact_add(total, b.loss_parts[part]);
     return exact_add(constant, exact_mul(0.5, total));
 }
 
-// Leave the gradient's unbiased estimate from the samples of these indices: rows of D inputs and Q
-// outputs, of which there are `count`.
-DEVICE void take_minibatch(const Block& b, i64 state, const int* indices, int size, i64 count) {
-    const real* M = b.at.ends + state * Q * D;
+// Set G to its unbiased estimate from the samples of these indices: rows of D inputs and Q outputs.
+DEVICE void estimate_gradient(const Block& b, const TrainNetworks& p, i64 state,
+                              const int* indices) {
+    const real* M = b.end_to_end + state * Q * D;
+    const int size = p.batch_size;
     double* residuals = (double*)b.partial;
-    double* sums = residuals + Q * AT_A_TIME;
-    for (int first = 0; first < size; first += AT_A_TIME) {
-        const int some = size - first < AT_A_TIME ? size - first : AT_A_TIME;
-        for (int i = thread(); i < Q * some; i += threads()) {
+    double* sums = residuals + Q * MINIBATCH_CHUNK;
+    for (int first = 0; first < size; first += MINIBATCH_CHUNK) {
+        const int chunk = size - first < MINIBATCH_CHUNK ? size - first : MINIBATCH_CHUNK;
+        for (int i = thread(); i < Q * chunk; i += threads()) {
             const int a = i % Q, j = i / Q;
-            const double* x = b.at.samples + (i64)indices[first + j] * (D + Q);
+            const double* x = p.samples + (i64)indices[first + j] * (D + Q);
             double r = -x[D + a];
             for (int k = 0; k < D; k++) r += (double)M[a * D + k] * x[k];
-            residuals[a * AT_A_TIME + j] = r;
+            residuals[a * MINIBATCH_CHUNK + j] = r;
         }
         sync_block();
         for (int i = thread(); i < Q * D; i += threads()) {
             double g = first ? sums[i] : 0;
-            for (int j = 0; j < some; j++) {
-                const double* x = b.at.samples + (i64)indices[first + j] * (D + Q);
-                g += residuals[i / D * AT_A_TIME + j] * x[i % D];
+            for (int j = 0; j < chunk; j++) {
+                const double* x = p.samples + (i64)indices[first + j] * (D + Q);
+                g += residuals[i / D * MINIBATCH_CHUNK + j] * x[i % D];
             }
             sums[i] = g;
         }
         sync_block();
     }
-    const double weight = (double)count / size;
+    const double weight = (double)p.sample_count / size;
     for (int i = thread(); i < Q * D; i += threads()) {
-        put_gradient(b, i / D, i % D, (real)(sums[i] * weight));
+        set_gradient(b, i / D, i % D, (real)(sums[i] * weight));
     }
     sync_block();
 }
 
-// Every block of a group writes the same values to its own M: `ends` has one for each.
-DEVICE void keep_end(const Block& b, i64 state, bool down) {
-    for (int i = thread(); i < Q * D; i += threads()) {
-        b.at.ends[state * Q * D + i] = end_to_end(b, down, i / D, i % D);
-    }
+// Divide shared memory as `SharedLayout` says. With one warp group of a group of blocks, the
+// partial sums lie where the products are: it needs either.
+DEVICE void set_shared_arrays(Block& b, const SharedLayout& at) {
+    char* bytes = shared_memory();
+    b.products = (real*)(bytes + at.products);
+    b.next_products = (real*)(bytes + at.next_products);
+    b.partial = (real*)(bytes + at.partial);
+    b.next_partial = (real*)(bytes + at.next_partial);
+    b.known = (real*)(bytes + at.known);
+    b.factors = (real*)(bytes + at.factors);
+    b.gradient = (real*)(bytes + at.gradient);
+    b.ring = (real*)(bytes + at.ring);
+    b.loss_parts = (double*)(bytes + at.loss_parts);
 }
 
-DEVICE void carve(Block& b, int own) {
-    real* at = (real*)shared_memory();
-    i64 products = room(b.held);
-    i64 before = (i64)workers() * TILE * (pitch(NARROW) + 1);
-    i64 partial = before + (i64)workers() * TILE * (pitch(WIDE) + 1);
-    const i64 minibatch = Q * (D + AT_A_TIME) * (i64)(sizeof(double) / sizeof(real));
-    if (partial < minibatch) partial = (minibatch + TILE - 1) / TILE * TILE;
-    b.V = at;
-    // While a group's block has partial sums, its crew needs no products.
-    const bool shared = GROUPED && CREWS == 1;
-    b.partial = shared ? at : at + products;
-    b.partial_after = b.partial + before;
-    at += shared ? (products > partial ? products : partial) : products + partial;
-    b.X = at;
-    at += GROUPED ? 0 : (i64)own * TILE * SLOT;
-    b.U = at;
-    at += (i64)own * TILE * pitch(NARROW);
-    b.G = at;
-    at += WIDE * pitch(NARROW);
-    b.ring = at;
-    at += (i64)b.stages * (1 + VELOCITY) * TILE * workers() * TILE;
-    b.sums = (double*)at;
-}
-
-// Advance every network of the table to its goal, or until it converges, diverges or has used
-// `budget` nanoseconds, but by a step at least. With `external` gradients there is no loss, and
-// the goal is the next step.
-//
-// With minibatches, `samples` has one in each of `count` rows, and `batches` the indices of `size` for
-// each step from FIRST_BATCH on; a `size` of 0 means all samples.
-//
-// Row i of `networks` is done by blocks i·group and on; `ends` has Q·D numbers for each block.
-// `exchange` and `meetings` are zero; of these, counters of two networks are `apart`.
-// In shared memory a block has room for `held` tiles of products and `own` tiles of outputs and, with
-// two crews, for `stages` tiles of weights of each of a crew's threads.
-KERNEL void train_networks(const i64* networks, const double* numbers, const i64* layers,
-                           real* weights, real* velocity, const real* rates, const real* pulls,
-                           real* slots, real* ends, const real* gradients, const double* scale,
-                           const double* target, const double* samples, const int* batches,
-                           double* losses, i64* steps, real* exchange, u32* meetings, i64 count,
-                           int size, int group, int parts, int apart, int widest, int held, int own,
-                           int stages, int nesterov, int external, i64 budget) {
-    const int index = block() / group, member = block() % group;
-    const i64* network = networks + (i64)index * NETWORK_FIELDS;
-    const double* number = numbers + (i64)index * NUMBER_FIELDS;
+// The block's network is row `index` of the tables.
+DEVICE Block block_of(const TrainNetworks& p, int index) {
+    const i64* network = p.networks + (i64)index * NetworkColumn::COUNT;
+    const double* constants = p.constants + (i64)index * NetworkConstant::COUNT;
     Block b;
-    b.at = Pointers{weights, velocity, slots, ends, scale, target, samples};
-    b.layers = layers + network[LAYERS] * LAYER_FIELDS;
-    b.rates = rates + network[LAYERS];
-    b.pulls = pulls + network[LAYERS];
-    b.depth = (int)network[DEPTH];
-    b.member = member;
-    b.parts = parts;
-    b.columns = group / parts;
-    b.part = member / b.columns;
-    b.column = member % b.columns;
-    b.widest = widest;
-    b.held = held;
-    b.stages = CREWS == 1 ? STAGES : stages;
-    b.nesterov = nesterov;
-    b.decay = (real)number[DECAY];
-    b.momentum = (real)number[MOMENTUM];
-    b.exchange = exchange + index * (parts > 1 ? 2 + 2 * parts : 2) * handed(widest);
-    b.shares = b.exchange + 2 * handed(widest);
-    b.meeting = meetings + (i64)index * apart;
-    b.due = 0;
-    b.visits = 0;
-    carve(b, own);
-    const i64 state = network[STATE] * group + member, goal = network[GOAL];
-    double* recorded = losses + network[LOSSES];
-    const u64 begun = nanoseconds();
-    i64 step = steps[state];
-    if (step < 0) {
-        sweep<false>(b, false);
-        keep_end(b, state, false);
-        step = 0;
+    b.weights = p.weights;
+    b.velocity = p.velocity;
+    b.slots = p.slots;
+    b.end_to_end = p.end_to_end;
+    b.layers = p.layers + network[NetworkColumn::LAYERS] * LayerColumn::COUNT;
+    b.step_sizes = p.step_sizes + network[NetworkColumn::LAYERS];
+    b.weight_decays = p.weight_decays + network[NetworkColumn::LAYERS];
+    b.depth = (int)network[NetworkColumn::DEPTH];
+    b.member = block() % p.group;
+    b.parts = p.parts;
+    b.columns = p.group / p.parts;
+    b.part = b.member / b.columns;
+    b.column = b.member % b.columns;
+    b.widest = p.widest;
+    b.stages = WARP_GROUPS == 1 ? STAGES : p.stages;
+    b.nesterov = p.nesterov;
+    b.decay = (real)constants[NetworkConstant::DECAY];
+    b.momentum = (real)constants[NetworkConstant::MOMENTUM];
+    b.exchange =
+        p.exchange + index * (p.parts > 1 ? 2 + 2 * p.parts : 2) * exchange_size(p.widest);
+    b.partial_exchange = b.exchange + 2 * exchange_size(p.widest);
+    b.barrier = p.barriers + (i64)index * p.barrier_stride;
+    b.barrier_goal = 0;
+    b.updates = 0;
+    set_shared_arrays(b, p.shared);
+    return b;
+}
+
+// Where a launch stands with its network.
+struct Progress {
+    i64 state, goal, first, step;
+    u64 begun;
+    double floor;  // loss at or below which the network has converged
+    bool floor_known;
+    double* losses;
+};
+
+// Record the loss, set G for the next step, and return whether to take it.
+DEVICE bool evaluate_step(const Block& b, const TrainNetworks& p, const i64* network,
+                          const double* constants, Progress& at) {
+    double* losses = at.losses;
+    double loss = evaluate(b, p, at.state, network[NetworkColumn::PROBLEM],
+                           constants[NetworkConstant::CONSTANT]);
+    if (b.member == 0 && thread() == 0) losses[at.step] = loss;
+    if (!at.floor_known) {
+        const double own = at.step == 0 ? loss : losses[0];
+        const double given = constants[NetworkConstant::FIRST_LOSS];
+        at.floor = constants[NetworkConstant::TOLERANCE] * (given == given ? given : own);
+    }
+    at.floor_known = true;
+    // One thread reads the clock for the block: its threads must agree, and so must a group's
+    // blocks.
+    if (thread() == 0) b.loss_parts[LOSS_PARTS] = (double)(nanoseconds() - at.begun);
+    sync_block();
+    bool late = p.group == 1 && at.step > at.first &&
+                b.loss_parts[LOSS_PARTS] >= (double)p.nanoseconds;
+    if (at.step >= at.goal || !is_finite(loss) || !(loss > at.floor) || late) {
+        return false;
+    }
+    if (p.batch_size) {
+        const i64 from = network[NetworkColumn::BATCHES] +
+                         (at.step - network[NetworkColumn::FIRST_BATCH]) * p.batch_size;
+        estimate_gradient(b, p, at.state, p.batches + from);
+    }
+    return true;
+}
+
+// Set G to the gradient from outside, and return whether to take a step.
+DEVICE bool read_gradient(const Block& b, const TrainNetworks& p, const i64* network, i64 step) {
+    for (int i = thread(); i < Q * D; i += threads()) {
+        set_gradient(b, i / D, i % D, p.gradients[network[NetworkColumn::STATE] * Q * D + i]);
+    }
+    if (step >= network[NetworkColumn::GOAL]) return false;
+    sync_block();
+    return true;
+}
+
+// Advance every network of the table to its goal, or until it converges, diverges or has used the
+// given nanoseconds, but by one step at least. With `external` gradients there is no loss, and the
+// goal is the next step.
+//
+// With minibatches, `samples` has one in each of `sample_count` rows, and `batches` the indices of
+// `batch_size` for each step from FIRST_BATCH on; a `batch_size` of 0 means all samples.
+//
+// Row i of `networks` belongs to blocks i·group and on; `end_to_end` has Q·D elements for each
+// block. `exchange` and `barriers` are zero; counters of two networks are `barrier_stride` apart.
+KERNEL void train_networks(BY_VALUE TrainNetworks p) {
+    const int index = block() / p.group;
+    const i64* network = p.networks + (i64)index * NetworkColumn::COUNT;
+    const double* constants = p.constants + (i64)index * NetworkConstant::COUNT;
+    Block b = block_of(p, index);
+    Progress at;
+    at.state = network[NetworkColumn::STATE] * p.group + b.member;
+    at.goal = network[NetworkColumn::GOAL];
+    at.losses = p.losses + network[NetworkColumn::LOSSES];
+    at.begun = nanoseconds();
+    at.step = p.steps[at.state];
+    if (at.step < 0) {
+        pass<false>(b, false);
+        store_end_to_end(b, at.state, false);
+        at.step = 0;
         sync_block();
-    } else if (step >= goal) {
+    } else if (at.step >= at.goal) {
         return;
     }
-    const i64 first = step;
-    double floor = 0;
-    bool known = false;
-    while (true) {
-        if (external) {
-            for (int i = thread(); i < Q * D; i += threads()) {
-                put_gradient(b, i / D, i % D, gradients[network[STATE] * Q * D + i]);
-            }
-            if (step >= goal) break;
-            sync_block();
-        } else {
-            double loss = evaluate(b, state, network[PROBLEM], number[CONSTANT]);
-            if (member == 0 && thread() == 0) recorded[step] = loss;
-            if (!known) {
-                const double own = step == 0 ? loss : recorded[0], given = number[FIRST_LOSS];
-                floor = number[TOLERANCE] * (given == given ? given : own);
-            }
-            known = true;
-            // One thread reads the clock for all: they must agree, and so must a group's blocks.
-            if (thread() == 0) b.sums[PARTS] = (double)(nanoseconds() - begun);
-            sync_block();
-            bool late = group == 1 && step > first && b.sums[PARTS] >= (double)budget;
-            if (step >= goal || !is_finite(loss) || !(loss > floor) || late) break;
-            if (size) {
-                const i64 from = network[BATCHES] + (step - network[FIRST_BATCH]) * size;
-                take_minibatch(b, state, batches + from, size, count);
-            }
-        }
-        bool down = step % 2 == 0;
+    at.first = at.step;
+    at.floor = 0;
+    at.floor_known = false;
+    while (p.external ? read_gradient(b, p, network, at.step)
+                      : evaluate_step(b, p, network, constants, at)) {
+        bool down = at.step % 2 == 0;
         if (down) {
-            sweep<true>(b, true);
+            pass<true>(b, true);
         } else {
-            sweep<false>(b, true);
+            pass<false>(b, true);
         }
-        keep_end(b, state, down);
-        step++;
+        store_end_to_end(b, at.state, down);
+        at.step++;
         sync_block();
     }
-    if (thread() == 0) steps[state] = step;
+    if (thread() == 0) p.steps[at.state] = at.step;
 }
 EXPORT(train_networks)

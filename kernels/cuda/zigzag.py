@@ -1,4 +1,4 @@
-"""Networks in training on the card: their arrays, and the launch that advances all of them."""
+"""Networks that the zigzag kernel trains: their arrays on the GPU, and the launch for all."""
 
 import math
 from collections.abc import Sequence
@@ -6,57 +6,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastdln.kernels.cuda.packing import Packing, pitch, tile, vectors
+from fastdln.kernels.cuda.declarations import NetworkColumn, NetworkConstant, TrainNetworks
+from fastdln.kernels.cuda.packing import Packing
 from fastdln.kernels.cuda.sources import Constants
-
-# Tiles of a layer under way to each thread. Three in flight are 12 KB for 64 threads of an SM,
-# about what its share of the memory's bandwidth times latency asks for (an estimate).
-STAGES = 4
-PARTS, AT_A_TIME = 32, 8  # as in network.cuh
-# Blocks' shares of a sum that a thread asks for at once: all, where there are no more.
-AT_ONCE = 12
-# Counters in one line of the card's cache, which no two networks share.
-LINE = 32
-# Most rows or columns of M that the kernel carries in registers.
-MOST_CARRIED = 32
-NETWORK_FIELDS, NUMBER_FIELDS = 8, 5
-GOAL, BATCHES, FIRST_BATCH = 3, 6, 7
-
-
-class Team(NamedTuple):
-    """How a network is worked on.
-
-    Attributes
-    ----------
-    group : int
-        Blocks that share it.
-    threads : int
-        Of each crew of a block.
-    parts : int
-        Into how many parts a group cuts the terms of every sum; divides `group`.
-    crews : int
-        1, or 2 in a group: one crew for what is carried of time t, one for what is of t+1. On a
-        card two crews have whole warps.
-    """
-
-    group: int
-    threads: int
-    parts: int = 1
-    crews: int = 1
-
-    @property
-    def columns(self) -> int:
-        """Into how many parts a group cuts the outputs of a visit."""
-        return self.group // self.parts
-
-    @property
-    def block(self) -> int:
-        """Threads of a block."""
-        return self.threads * self.crews
-
-    def own(self, widest: int) -> int:
-        """Return the most tiles of outputs that a block has, of so many."""
-        return -(-widest // self.columns)
+from fastdln.kernels.cuda.team import (
+    PARTS_AT_ONCE,
+    STAGES,
+    Team,
+    barrier_size,
+    exchange_size,
+    fits,
+    shared_layout,
+    stages,
+)
 
 
 class Motion(NamedTuple):
@@ -64,16 +26,16 @@ class Motion(NamedTuple):
 
     Attributes
     ----------
-    rates, pulls : ndarray, shape (depth,)
+    step_sizes, weight_decays : ndarray, shape (depth,)
         Step size of every layer and, with momentum, its weight decay.
-    decay : float
-        Without momentum, what weight decay leaves of the weights in one step.
+    decay_factor : float
+        Without momentum, the factor by which weight decay scales the weights in one step.
     momentum : float
     """
 
-    rates: np.ndarray
-    pulls: np.ndarray
-    decay: float
+    step_sizes: np.ndarray
+    weight_decays: np.ndarray
+    decay_factor: float
     momentum: float
 
 
@@ -86,14 +48,14 @@ class Problem(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What steps that take some of the samples need.
+    """The samples that minibatches are taken from.
 
     Attributes
     ----------
     rows : ndarray of float64, shape (n, d + q)
         Inputs and outputs of every sample.
     size : int
-        Samples of a step.
+        Samples of a minibatch.
     """
 
     rows: np.ndarray
@@ -101,12 +63,12 @@ class Samples(NamedTuple):
 
 
 class Batch:
-    """Networks of one element type, one pair (q, d) and one kind of motion, side by side.
+    """Networks of one element type, one pair (q, d) and one kind of motion, trained together.
 
     Parameters
     ----------
     xp : module
-        CuPy, or NumPy where the kernel runs on a processor.
+        CuPy, or NumPy where the kernel runs on the CPU.
     packing : Packing
     motions : sequence of Motion
         One for each network; all with momentum, or none.
@@ -117,10 +79,16 @@ class Batch:
     problems : sequence of Problem
         One for each network, or a single one for all; empty where gradients come from outside.
     team : Team
+    nesterov : bool
     samples : Samples, optional
-        The same for all networks; all samples where it is left out.
+        The same for all networks; steps are full-batch where it is left out.
     first_loss : float, optional
         To which the tolerance is relative; every network's own first loss where it is left out.
+
+    Raises
+    ------
+    ValueError
+        If the team has too few threads for these networks.
     """
 
     def __init__(
@@ -149,8 +117,10 @@ class Batch:
         self.velocity = xp.zeros(packing.size if self.velocity_kept else 0, dtype)
         self.slots = xp.zeros(packing.slot_size, dtype)
         self.layers = xp.asarray(packing.layers)
-        self.rates = xp.asarray(np.concatenate([m.rates for m in motions]).astype(dtype))
-        self.pulls = xp.asarray(np.concatenate([m.pulls for m in motions]).astype(dtype))
+        self.step_sizes, self.weight_decays = (
+            xp.asarray(np.concatenate(of_networks).astype(dtype))
+            for of_networks in ([m.step_sizes for m in motions], [m.weight_decays for m in motions])
+        )
         qd = packing.q * packing.d
         self.ends = xp.zeros(count * team.group * qd, dtype)
         self.gradients = xp.zeros(count * qd if self.external else 0, dtype)
@@ -162,32 +132,38 @@ class Batch:
         self.steps = xp.full(count * team.group, -1, dtype=np.int64)
         # Every launch leaves it zero, as it must find it.
         self.exchange = xp.zeros(count * exchange_size(packing, team), dtype)
-        self.meetings = xp.zeros(count * meeting_size(team), np.uint32)
-        self._networks = np.zeros((count, NETWORK_FIELDS), np.int64)
-        self._networks[:, 0] = packing.first[:-1]
-        self._networks[:, 1] = np.diff(packing.first)
-        self._networks[:, 2] = np.arange(count) * (0 if self.external else steps + 1)
-        self._networks[:, 4] = np.arange(count) if len(problems) > 1 else 0
-        self._networks[:, 5] = np.arange(count)
-        constants = [p.constant for p in problems] or [0.0]
-        self._numbers = np.zeros((count, NUMBER_FIELDS))
-        self._numbers[:, 0] = constants
-        self._numbers[:, 1] = tolerance
-        self._numbers[:, 2] = [m.decay for m in motions]
-        self._numbers[:, 3] = [m.momentum for m in motions]
-        self._numbers[:, 4] = np.nan if first_loss is None else first_loss
+        self.barriers = xp.zeros(count * barrier_size(team), np.uint32)
+        self._shared = shared_layout(packing, team, self.velocity_kept)
+        self._networks = self._network_table(len(problems))
+        self._constants = _constant_table(motions, problems, tolerance, first_loss)
+
+    def _network_table(self, problems: int) -> np.ndarray:
+        """Return the table of networks, with goals and minibatches to be filled in."""
+        first = self.packing.first
+        index = np.arange(len(first) - 1)
+        table = np.zeros((len(index), len(NetworkColumn)), np.int64)
+        table[:, NetworkColumn.LAYERS] = first[:-1]
+        table[:, NetworkColumn.DEPTH] = np.diff(first)
+        table[:, NetworkColumn.LOSSES] = index * (0 if self.external else self.limit + 1)
+        table[:, NetworkColumn.PROBLEM] = index if problems > 1 else 0
+        table[:, NetworkColumn.STATE] = index
+        return table
 
     @property
     def constants(self) -> Constants:
         """The constants that the kernel is compiled for."""
         return kernel_constants(
-            self.packing.q, self.packing.d, self.velocity_kept, self.team.group > 1, self.team.crews
+            self.packing.q,
+            self.packing.d,
+            self.velocity_kept,
+            self.team.group > 1,
+            self.team.warp_groups,
         )
 
     @property
     def shared_bytes(self) -> int:
         """Shared memory of a block, in bytes."""
-        return shared_bytes(self.packing, self.team, self.velocity_kept)
+        return self._shared.size
 
     def advance(
         self,
@@ -201,30 +177,57 @@ class Batch:
 
         Does not wait. `goal` is one number, or one for each of them; with minibatches, `batches`
         has for each an array of indices, shape (steps, size), from the step it is at to its goal.
-        ``launch(constants, blocks, threads, shared_bytes, arguments)`` starts the kernel; networks
-        that were listed first start first. Groups of blocks keep to `goal` only.
+        ``launch(constants, blocks, threads, shared_bytes, parameters)`` starts the kernel; networks
+        that are listed first start first. Groups of blocks heed only `goal`.
         """
-        xp, team = self.xp, self.team
+        team = self.team
         table = self._networks[active]
-        table[:, GOAL] = np.minimum(goal, self.limit)
+        table[:, NetworkColumn.GOAL] = np.minimum(goal, self.limit)
         indices = np.zeros(0, np.int32)
         if self.size:
             indices = np.concatenate([b.ravel() for b in batches] or [indices]).astype(np.int32)
             ends = np.cumsum([b.size for b in batches])
-            table[:, BATCHES] = ends - [b.size for b in batches]
-            table[:, FIRST_BATCH] = np.maximum(self.steps_taken()[active], 0)
-        self.meetings[:] = 0
-        arguments = (
-            xp.asarray(table), xp.asarray(self._numbers[active]), self.layers, self.weights,
-            self.velocity, self.rates, self.pulls, self.slots, self.ends, self.gradients,
-            self.scale, self.target, self.samples, xp.asarray(indices), self.losses, self.steps,
-            self.exchange, self.meetings, np.int64(len(self.samples)), np.int32(self.size),
-            np.int32(team.group), np.int32(team.parts), np.int32(meeting_size(team)),
-            np.int32(self.packing.widest), np.int32(held_tiles(self.packing, team)),
-            np.int32(team.own(self.packing.widest)), np.int32(stages(self.packing, team)),
-            np.int32(self.nesterov), np.int32(self.external), np.int64(seconds * 1e9),
-        )  # fmt: skip
-        launch(self.constants, len(table) * team.group, team.block, self.shared_bytes, arguments)
+            table[:, NetworkColumn.BATCHES] = ends - [b.size for b in batches]
+            table[:, NetworkColumn.FIRST_BATCH] = np.maximum(self.steps_taken()[active], 0)
+        self.barriers[:] = 0
+        parameters = self._parameters(table, self._constants[active], indices, seconds)
+        launch(self.constants, len(table) * team.group, team.block, self.shared_bytes, parameters)
+
+    def _parameters(
+        self, networks: np.ndarray, constants: np.ndarray, indices: np.ndarray, seconds: float
+    ) -> TrainNetworks:
+        xp, packing, team = self.xp, self.packing, self.team
+        return TrainNetworks(
+            networks=xp.asarray(networks),
+            constants=xp.asarray(constants),
+            layers=self.layers,
+            weights=self.weights,
+            velocity=self.velocity,
+            step_sizes=self.step_sizes,
+            weight_decays=self.weight_decays,
+            slots=self.slots,
+            end_to_end=self.ends,
+            gradients=self.gradients,
+            scale=self.scale,
+            target=self.target,
+            samples=self.samples,
+            batches=xp.asarray(indices),
+            losses=self.losses,
+            steps=self.steps,
+            exchange=self.exchange,
+            barriers=self.barriers,
+            sample_count=len(self.samples),
+            nanoseconds=int(seconds * 1e9),
+            batch_size=self.size,
+            group=team.group,
+            parts=team.parts,
+            barrier_stride=barrier_size(team),
+            widest=packing.widest,
+            stages=stages(packing, team),
+            nesterov=self.nesterov,
+            external=self.external,
+            shared=self._shared,
+        )
 
     def layer(self, network: int, index: int) -> Any:
         """Return a layer as a view of the packed weights."""
@@ -235,32 +238,33 @@ class Batch:
         return self.packing.view(self.velocity, network, index)
 
     def steps_taken(self) -> np.ndarray:
-        """Return every network's step, -1 before its first evaluation; waits for the card."""
+        """Return every network's step, -1 before its first evaluation; waits for the GPU."""
         return to_host(self.steps)[:: self.team.group]
 
     def recorded(self, network: int, steps: int) -> np.ndarray:
         """Return the losses of a network's steps 0, …, `steps`."""
-        start = int(self._networks[network, 2])
+        start = int(self._networks[network, NetworkColumn.LOSSES])
         return to_host(self.losses[start : start + steps + 1])
 
     def losses_at(self, networks: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """Return the losses of some networks at the given step of each."""
-        return to_host(self.losses[self.xp.asarray(self._networks[networks, 2] + steps)])
+        places = self._networks[networks, NetworkColumn.LOSSES] + steps
+        return to_host(self.losses[self.xp.asarray(places)])
 
     @property
     def depths(self) -> np.ndarray:
-        """Layers of every network."""
-        return self._networks[:, 1]
+        """Number of layers of every network."""
+        return self._networks[:, NetworkColumn.DEPTH]
 
     def end_to_end(self, network: int) -> Any:
-        """Return M of a network as its last step left it, float64, shape (q, d), on the card."""
+        """Return M of a network as its last step left it, float64, shape (q, d), on the GPU."""
         q, d = self.packing.q, self.packing.d
         start = network * self.team.group * q * d
         return self.ends[start : start + q * d].reshape(q, d).astype(np.float64)
 
     def stop_where(self, stop: Any) -> None:
         """Let launches from now on leave all networks as they are where the boolean is true."""
-        # A network past its goal is left alone.
+        # A network past its goal is not advanced.
         self.steps[:] = self.xp.where(stop, np.iinfo(np.int64).max, self.steps)
 
     def put_gradient(self, network: int, G: Any) -> None:
@@ -270,98 +274,46 @@ class Batch:
         self.gradients[here] = self.xp.asarray(G.ravel().astype(self.packing.dtype))
 
 
-def kernel_constants(q: int, d: int, velocity: bool, grouped: bool, crews: int = 1) -> Constants:
+def kernel_constants(
+    q: int, d: int, velocity: bool, grouped: bool, warp_groups: int = 1
+) -> Constants:
     """Return the constants that one variant of the kernel is compiled for."""
-    names = ("Q", "D", "STAGES", "AT_ONCE", "VELOCITY", "GROUPED", "CREWS")
-    values = q, d, STAGES, AT_ONCE, int(velocity), int(grouped), crews
-    return tuple(zip(names, values, strict=True))
-
-
-def carried_pitch(packing: Packing) -> int:
-    """Return the numbers from one output to the next in room for all that is carried."""
-    # Of time t the fewer of rows and columns of M, of time t+1 either.
-    return pitch(packing.q, packing.dtype) + pitch(packing.d, packing.dtype)
-
-
-def exchange_size(packing: Packing, team: Team) -> int:
-    """Return the numbers through which the blocks of one network's group hand over products."""
-    if team.group == 1:
-        return 0
-    rooms = 2 + (2 * team.parts if team.parts > 1 else 0)
-    return rooms * packing.widest * tile(packing.dtype) * handed(packing)
-
-
-def handed(packing: Packing) -> int:
-    """Return the numbers that blocks hand each other for one output."""
-    unit = tile(packing.dtype)
-    return unit * (vectors(packing.q, packing.dtype) + vectors(packing.d, packing.dtype))
-
-
-def held_tiles(packing: Packing, team: Team) -> int:
-    """Return how many tiles of products a block has in shared memory: its part, or M."""
-    ends = vectors(max(packing.q, packing.d), packing.dtype)
-    return max(-(-packing.widest // team.parts), ends)
-
-
-def shared_bytes(packing: Packing, team: Team, velocity: bool) -> int:
-    """Return the shared memory of a block in bytes, as `carve` in zigzag.cu divides it."""
-    dtype, q, d = packing.dtype, packing.q, packing.d
-    unit, narrow, wide = tile(dtype), pitch(min(q, d), dtype), max(q, d)
-    own = team.own(packing.widest) * unit
-    products = held_tiles(packing, team) * unit * carried_pitch(packing)
-    partial = team.threads * unit * (carried_pitch(packing) + 2)
-    minibatch = q * (d + AT_A_TIME) * 8 // dtype.itemsize
-    partial = max(partial, -(-minibatch // unit) * unit)
-    together = team.group > 1 and team.crews == 1
-    numbers = max(products, partial) if together else products + partial
-    met = vectors(wide, dtype) * unit if team.group == 1 else 0
-    numbers += own * (met + narrow) + wide * narrow
-    numbers += stages(packing, team) * (1 + velocity) * unit * team.threads * unit
-    return numbers * dtype.itemsize + (PARTS + 1) * 8
-
-
-def stages(packing: Packing, team: Team) -> int:
-    """Return the tiles of weights that a thread has in shared memory.
-
-    With two crews they are those under way and all of two layers: one crew uses a layer while the
-    other moves the next.
-    """
-    return STAGES if team.crews == 1 else STAGES - 1 + 2 * most_tiles(packing, team)
-
-
-def most_tiles(packing: Packing, team: Team) -> int:
-    """Return the most tiles of a layer that one thread goes through."""
-    most = 0
-    for shape in packing.shapes:
-        rows, columns = (vectors(n, packing.dtype) for n in shape)
-        for outputs, terms in ((rows, columns), (columns, rows)):
-            own, inner = team.own(outputs), math.ceil(terms / team.parts)
-            most = max(most, math.ceil(inner / max(1, min(team.threads // own, inner))))
-    return most
-
-
-def meeting_size(team: Team) -> int:
-    """Return the numbers of a network's counter at which the blocks of its group meet."""
-    return LINE if team.group > 1 else 0
+    return (
+        ("Q", q),
+        ("D", d),
+        ("STAGES", STAGES),
+        ("PARTS_AT_ONCE", PARTS_AT_ONCE),
+        ("VELOCITY", int(velocity)),
+        ("GROUPED", int(grouped)),
+        ("WARP_GROUPS", warp_groups),
+    )
 
 
 def batch_bytes(packing: Packing, team: Team, velocity: bool, steps: int) -> int:
-    """Return the bytes on the card of a `Batch`."""
+    """Return the bytes on the GPU of a `Batch`."""
     count = len(packing.widths)
     qd = packing.q * packing.d
-    numbers = packing.size * (1 + velocity) + packing.slot_size
-    numbers += 2 * len(packing.layers) + count * (team.group + 1) * qd
-    numbers += count * exchange_size(packing, team)
-    wide = packing.layers.size + count * (steps + 1 + 2 * qd + team.group + NETWORK_FIELDS)
-    waited = 4 * count * meeting_size(team)
-    return numbers * packing.dtype.itemsize + 8 * (wide + count * NUMBER_FIELDS) + waited
+    elements = packing.size * (1 + velocity) + packing.slot_size
+    elements += 2 * len(packing.layers) + count * (team.group + 1) * qd
+    elements += count * exchange_size(packing, team)
+    tables = len(NetworkColumn) + len(NetworkConstant)
+    wide = packing.layers.size + count * (steps + 1 + 2 * qd + team.group + tables)
+    return elements * packing.dtype.itemsize + 8 * wide + 4 * count * barrier_size(team)
 
 
-def fits(packing: Packing, team: Team) -> bool:
-    """Return whether the kernel can do these networks: a thread for every vector of outputs."""
-    enough = team.own(packing.widest) <= team.threads and team.group % team.parts == 0
-    enough = enough and (team.crews == 1 or team.group > 1)
-    return enough and max(packing.q, packing.d) <= MOST_CARRIED
+def _constant_table(
+    motions: Sequence[Motion],
+    problems: Sequence[Problem],
+    tolerance: float,
+    first_loss: float | None,
+) -> np.ndarray:
+    table = np.zeros((len(motions), len(NetworkConstant)))
+    table[:, NetworkConstant.CONSTANT] = [p.constant for p in problems] or [0.0]
+    table[:, NetworkConstant.TOLERANCE] = tolerance
+    table[:, NetworkConstant.DECAY] = [m.decay_factor for m in motions]
+    table[:, NetworkConstant.MOMENTUM] = [m.momentum for m in motions]
+    table[:, NetworkConstant.FIRST_LOSS] = np.nan if first_loss is None else first_loss
+    return table
 
 
 def _flat(xp: Any, arrays: Sequence[np.ndarray]) -> Any:

@@ -1,1 +1,1 @@
-"""What ``device="gpu"`` means: cards, launches, and what takes the place of the CPU there."""
+"""Training, sampling and chain products on an NVIDIA GPU: ``device="gpu"``."""

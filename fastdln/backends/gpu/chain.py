@@ -1,7 +1,7 @@
-"""Products and gradients of a chain of layers on a card: arrays of CuPy, PyTorch and JAX, uncopied.
+"""Products and gradients of a chain of layers on a GPU: arrays of CuPy, PyTorch and JAX, uncopied.
 
-The counterparts of `fastdln.chain` for arrays that are on a card already. Work is queued on the
-caller's current stream, and results are arrays of the caller's library.
+The counterparts of `fastdln.chain` for arrays that are on a GPU already. Work is queued on the
+caller's current CUDA stream, and results are arrays of the caller's library.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,22 +12,27 @@ import numpy as np
 
 from fastdln.utils import validation
 
-CUDA = 2  # the type of device that DLPack gives a card
+from .device import DeviceArray
+
+# DLPack's device type of CUDA memory.
+CUDA = 2
+# An array of CuPy, PyTorch or JAX: they share no type, only DLPack.
+AnyArray = Any
 
 
-def on_a_card(array: Any) -> bool:
-    """Return whether an array of any library lies on an NVIDIA card."""
+def on_gpu(array: AnyArray) -> bool:
+    """Return whether an array of any library is in the memory of an NVIDIA GPU."""
     if hasattr(array, "__dlpack_device__"):
         return int(array.__dlpack_device__()[0]) == CUDA
     return hasattr(array, "__cuda_array_interface__")
 
 
-def end_to_end(weights: Sequence[Any]) -> Any:
+def end_to_end(weights: Sequence[AnyArray]) -> AnyArray:
     """Return the end-to-end matrix ``M = W_L ··· W_1``.
 
     Parameters
     ----------
-    weights : sequence of arrays on one card
+    weights : sequence of arrays on one GPU
         ``W_1 … W_L``, input first, of shapes (m_i, m_{i-1}), all float32 or all float64, each
         C-contiguous.
 
@@ -38,12 +43,12 @@ def end_to_end(weights: Sequence[Any]) -> Any:
     Raises
     ------
     TypeError
-        If an array is not on a card (CPU and GPU arrays mixed), or not of the first one's dtype.
+        If an array is not on a GPU (CPU and GPU arrays mixed), or not of the first one's dtype.
     ValueError
-        If arrays are on different cards, not contiguous or empty, or shapes do not chain.
+        If arrays are on different GPUs, not contiguous or empty, or shapes do not chain.
     """
     layers, _ = _checked(weights)
-    with _stream(weights[0]):
+    with _current_stream(weights[0]):
         down = layers[-1].shape[0] <= layers[0].shape[1]
         product = layers[-1] if down else layers[0]
         for w in layers[-2::-1] if down else layers[1:]:
@@ -51,22 +56,22 @@ def end_to_end(weights: Sequence[Any]) -> Any:
         return _returned(product.copy() if len(layers) == 1 else product, weights[0])
 
 
-def forward(weights: Sequence[Any], X: Any) -> list[Any]:
+def forward(weights: Sequence[AnyArray], X: AnyArray) -> list[AnyArray]:
     """Return all activations ``[W_1 X, W_2 W_1 X, …, M X]`` for X of shape (d, n).
 
     Arrays and errors as for `end_to_end`.
     """
     layers, (inputs,) = _checked(weights, X=X)
     _require_shape("X", inputs, (layers[0].shape[1], None))
-    with _stream(weights[0]):
-        found = []
+    with _current_stream(weights[0]):
+        activations = []
         for w in layers:
             inputs = w @ inputs
-            found.append(_returned(inputs, weights[0]))
-        return found
+            activations.append(_returned(inputs, weights[0]))
+        return activations
 
 
-def gradients(weights: Sequence[Any], G: Any) -> list[Any]:
+def gradients(weights: Sequence[AnyArray], G: AnyArray) -> list[AnyArray]:
     """Return the gradient of every layer from ``G = ∂ℓ/∂M``, shape (d_y, d).
 
     That of layer i is ``(W_L···W_{i+1})ᵀ G (W_{i-1}···W_1)ᵀ``; products have as few rows as the
@@ -74,15 +79,17 @@ def gradients(weights: Sequence[Any], G: Any) -> list[Any]:
     """
     layers, (G,) = _checked(weights, G=G)
     _require_shape("G", G, (layers[-1].shape[0], layers[0].shape[1]))
-    with _stream(weights[0]):
+    with _current_stream(weights[0]):
         if G.shape[0] <= G.shape[1]:
             found = _gradients(layers, G)
         else:
-            found = _gradients([w.T for w in layers[::-1]], G.T, turned=True)[::-1]
+            found = _gradients([w.T for w in layers[::-1]], G.T, transposed=True)[::-1]
         return [_returned(g, weights[0]) for g in found]
 
 
-def _gradients(layers: list[Any], G: Any, turned: bool = False) -> list[Any]:
+def _gradients(
+    layers: list[DeviceArray], G: DeviceArray, transposed: bool = False
+) -> list[DeviceArray]:
     """Return every layer's gradient, or its transpose; all C-contiguous."""
     suffixes = [None, *layers[:0:-1]][: len(layers)]
     for i in range(2, len(layers)):
@@ -90,22 +97,24 @@ def _gradients(layers: list[Any], G: Any, turned: bool = False) -> list[Any]:
     found, C = [], G
     for w, B in zip(layers, suffixes[::-1], strict=True):
         if B is None:  # the last layer
-            found.append((C.T if turned else C).copy())
+            found.append((C.T if transposed else C).copy())
         else:
-            found.append(C.T @ B if turned else B.T @ C)
+            found.append(C.T @ B if transposed else B.T @ C)
             C = C @ w.T
     return found
 
 
-def _checked(weights: Sequence[Any], **others: Any) -> tuple[list[Any], list[Any]]:
+def _checked(
+    weights: Sequence[AnyArray], **others: AnyArray
+) -> tuple[list[DeviceArray], list[DeviceArray]]:
     """Return the layers and the other arrays as CuPy's, none of them copied."""
     if len(weights) == 0:
         raise ValueError("weights must hold at least one layer")
     named = {f"weights[{i}]": w for i, w in enumerate(weights)} | others
     for name, array in named.items():
-        if not on_a_card(array):
+        if not on_gpu(array):
             raise TypeError(
-                f"{name} is a {validation.kind(array)} that is not on a card, while others are;"
+                f"{name} is a {validation.kind(array)} that is not on a GPU, while others are;"
                 " move all arrays to one device"
             )
     arrays = {name: _as_cupy(array) for name, array in named.items()}
@@ -120,8 +129,8 @@ def _checked(weights: Sequence[Any], **others: Any) -> tuple[list[Any], list[Any
     return layers, list(arrays.values())[len(weights) :]
 
 
-def check_arrays(arrays: dict[str, Any]) -> None:
-    """Raise unless all arrays are non-empty contiguous matrices of one card and float type."""
+def check_arrays(arrays: dict[str, DeviceArray]) -> None:
+    """Raise unless all arrays are non-empty contiguous matrices of one GPU and float type."""
     first, like = next(iter(arrays.items()))
     for name, a in arrays.items():
         if a.dtype not in (np.dtype("float32"), np.dtype("float64")) or a.dtype != like.dtype:
@@ -134,16 +143,16 @@ def check_arrays(arrays: dict[str, Any]) -> None:
         if not a.flags.c_contiguous:
             raise ValueError(f"{name} must be C-contiguous, but its strides are {a.strides}")
         if a.device != like.device:
-            raise ValueError(f"{name} is on another card than {first}")
+            raise ValueError(f"{name} is on another GPU than {first}")
 
 
-def _require_shape(name: str, array: Any, shape: tuple[int, int | None]) -> None:
+def _require_shape(name: str, array: DeviceArray, shape: tuple[int, int | None]) -> None:
     if array.shape[0] != shape[0] or shape[1] not in (None, array.shape[1]):
         wanted = f"({shape[0]}, {'n' if shape[1] is None else shape[1]})"
         raise ValueError(f"{name} must have shape {wanted}, not {array.shape}")
 
 
-def _as_cupy(array: Any) -> Any:
+def _as_cupy(array: AnyArray) -> DeviceArray:
     import cupy
 
     if isinstance(array, cupy.ndarray):
@@ -155,7 +164,7 @@ def _as_cupy(array: Any) -> Any:
     return cupy.asarray(array)
 
 
-def _returned(array: Any, like: Any) -> Any:
+def _returned(array: DeviceArray, like: AnyArray) -> AnyArray:
     """Return a result as an array of the library of `like`, without a copy."""
     library = _library(like)
     if library == "torch":
@@ -169,13 +178,13 @@ def _returned(array: Any, like: Any) -> Any:
     return array
 
 
-def _library(array: Any) -> str:
+def _library(array: AnyArray) -> str:
     return type(array).__module__.split(".")[0]
 
 
 @contextmanager
-def _stream(like: Any) -> Iterator[None]:
-    """Let CuPy work on the card of an array, on the stream that the caller's library is on."""
+def _current_stream(like: AnyArray) -> Iterator[None]:
+    """Let CuPy work on the GPU of an array, on the current stream of the caller's library."""
     with _as_cupy(like).device:
         if _library(like) != "torch":
             yield
@@ -194,7 +203,7 @@ class _StreamHandle(NamedTuple):
 
 
 def _stream_at(address: int) -> Any:
-    """Return CuPy's view of a stream that another library made."""
+    """Return CuPy's view (of a type that depends on its version) of another library's stream."""
     import cupy
 
     if hasattr(cupy.cuda.Stream, "from_external"):

@@ -1,159 +1,297 @@
-"""How many blocks and threads a network gets on a card: a small cost model.
+"""Expected time of a step on a GPU, and the team of blocks and threads chosen by it.
 
-It counts cycles of one of a multiprocessor's four schedulers in the visit of a layer. Instructions
-were counted in the machine code for sm_90; barriers and bandwidths are from documents. An estimate:
-not measured yet. ``python -m benchmarks.gpu --teams`` times the likely teams.
+The model counts cycles of one of a multiprocessor's four schedulers during the update of one layer.
+Instructions were counted in the machine code for sm_90; barrier latencies and bandwidths come from
+documents. On an H100 real updates take 1.9 to 2.8 times as long (see `MEASURED_FACTOR`): the model
+orders teams roughly right. ``python -m benchmarks.gpu --teams`` times the likely teams.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from fastdln.backends.gpu.launcher import WARP
+import numpy as np
+from numpy.typing import DTypeLike
+
 from fastdln.kernels.cuda.packing import Packing, tile, vectors
-from fastdln.kernels.cuda.zigzag import MOST_CARRIED, Team, fits, handed, held_tiles, shared_bytes
+from fastdln.kernels.cuda.team import (
+    MOST_CARRIED,
+    Team,
+    exchanged_elements,
+    fits,
+    held_tiles,
+    shared_bytes,
+)
 
-MOST_THREADS = 256
-MOST_PARTS = 12
-# Networks up to this width have a block each: their layers take less than a wait for another block.
-ALONE_TO = 32
+from .device import Device
+from .launcher import WARP
+
+# Seconds until the first step of a process: CUDA context, and NVRTC where the kernel is not in the
+# disk cache. H100: 2 to 7 s for each variant.
+START_SECONDS = 7.0
+# Measured time over the model's, H100, float32, d = 16, d_y = 10; the factor is their geometric
+# mean. One network of m=1000, L=700, 5.62 ms a step: 2.79; four, 17.9 ms: 2.35; 132 of m=100,
+# L=200, 1.39 ms: 1.94; 400 of m=26, L=700, 2.74 ms: 2.64. So the error is -14% to +24%.
+MEASURED_FACTOR = 2.4
+# Seconds of one of the two launches that a layer takes by two passes. An estimate, not measured.
+LAUNCH_SECONDS = 4e-6
+# Seconds of a loss and its gradient by CuPy: some 20 kernels. An estimate, not measured.
+EVALUATION_SECONDS = 2e-4
+
+MAX_THREADS = 256
+MAX_PARTS = 12
+# Networks up to this width have a block each: a layer takes less than waiting for another block.
+SINGLE_BLOCK_WIDTH = 32
 SCHEDULERS = 4
-# Networks to a multiprocessor by which the team of many is chosen.
-MANY = 4
-# Registers of a multiprocessor; each thread takes 256.
-REGISTERS, TAKEN = 65_536, 256
-# Shared memory that the card keeps for itself in every block.
+# Networks to a multiprocessor by which the team of a batch is chosen.
+BATCH_NETWORKS = 4
+# Registers of a multiprocessor, and of each thread.
+REGISTERS, THREAD_REGISTERS = 65_536, 256
+# Bytes of shared memory that the device reserves in every block.
 RESERVED = 1024
-# Instructions for each multiply-add of a tile; a warp's float64 ones take two cycles each.
+# Instructions per multiply-add of a tile; a warp's float64 ones take two cycles each.
 OVERHEAD = 1.35
-# Numbers of three products that fit a thread's registers, and cycles of a tile for each more.
+# Elements of three products that fit a thread's registers, and cycles of a tile for each more.
 HELD, SPILLED = 48, 80
-# Beyond so many, layers wider than this are trained by two passes: that takes memory's time, too.
-MOST_HELD, NARROW = 56, 128
-# A warp that has a scheduler to itself waits for its own loads for so much of its time.
+# With more elements than this, layers wider than this are trained by two passes: spilling then
+# takes more time than memory does.
+MAX_HELD, NARROW = 56, 128
+# Factor of the time of a warp that has a scheduler to itself: it waits for its own loads.
 ALONE = 1.3
-# Instructions to add up the partial sums of one vector of outputs, for each share and beside
-# them, to form its factors (many on the way to the narrow end, few on the way back), and of all
-# else in a visit.
+# Instructions to sum the partial sums of one vector of outputs (for each, and once), to form its
+# factors (many on the way to the narrow end, few on the way back), and of the rest of an update.
 ADD, ADD_FIRST, FACTORS, FIXED = 8, 40, 60, 250
-# Cycles of the barriers of one block in a visit, and until a block has what another leaves for it:
-# a write to the second-level cache, and a read from there by a block that looks again and again.
-SYNCS, TRIP = 300, 1100
-# Bytes a cycle: into one multiprocessor, and out of the second-level cache.
-INTO_ONE, FROM_CACHE = 64, 3500
+# Cycles of one block's barriers in an update, and from a block's write to the second-level cache
+# until a polling block has read it.
+BARRIERS, ROUND_TRIP = 300, 1100
+# Bytes per cycle into one multiprocessor, and out of the second-level cache.
+MULTIPROCESSOR_BYTES, CACHE_BYTES = 64, 3500
 
-
-# Widths that share a launch: a block's shared memory is that of the widest beside it.
+# Upper limits of the widths that share a launch, whose blocks all have the shared memory of the
+# widest.
 CLASSES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+def check_kernel(kernel: str, adam: bool) -> None:
+    """Raise ValueError for a kernel that cannot train with this optimiser on a GPU."""
+    if kernel == "zigzag" and adam:
+        raise ValueError(
+            "kernel='zigzag' does gradient descent, not Adam; use 'two-pass' or 'auto'"
+        )
 
 
 def is_carried(widths: tuple[int, ...]) -> bool:
     """Return whether the zigzag kernel carries M's rows and columns through layers this wide."""
-    q, d = widths[-1], widths[0]
-    held = 2 * min(q, d) + max(q, d)
-    return max(q, d) <= MOST_CARRIED and (held <= MOST_HELD or max(widths) <= NARROW)
+    d_y, d = widths[-1], widths[0]
+    held = 2 * min(d_y, d) + max(d_y, d)
+    return max(d_y, d) <= MOST_CARRIED and (held <= MAX_HELD or max(widths) <= NARROW)
 
 
 def class_of(width: int) -> int:
-    """Return the widest that networks trained together with this one may be; 0 if none is."""
+    """Return the upper limit of the widths that share a launch with this one; 0 if none do."""
     return next((c for c in CLASSES if c >= width), 0)
 
 
 @lru_cache(maxsize=256)
 def common_team(
-    width: int, ends: tuple[int, int], dtype: str, velocity: bool, card: Any
+    width: int, ends: tuple[int, int], dtype: str, momentum: bool, device: Device
 ) -> Team | None:
-    """Return the team of networks trained together, of a class and with (d, q) `ends`.
+    """Return the team of batched networks of a class and with (d, d_y) `ends`.
 
-    It is that of very many, however many there are: the order of a sum's terms depends on the
-    team, and a network's bits must not depend on its company. None where no team is able.
+    It is that of very many networks, whatever their number: the order of a sum's terms depends on
+    the team, and a network's bits must not depend on the other networks. None where no team is
+    able.
     """
-    d, q = ends
-    many = Packing([(d, width, width, q)] * (MANY * card.multiprocessors), dtype)
-    return choose_team(many, velocity, card)
+    d, d_y = ends
+    many = Packing([(d, width, width, d_y)] * (BATCH_NETWORKS * device.multiprocessors), dtype)
+    return choose_team(many, momentum, device)
 
 
-def choose_team(packing: Packing, velocity: bool, card: Any) -> Team | None:
-    """Return the team with which these networks should train fastest; None where none is able."""
-    able = teams(packing, velocity, card)
-    return min(able, key=lambda team: step_cycles(packing, team, velocity, card), default=None)
+def choose_team(packing: Packing, momentum: bool, device: Device) -> Team | None:
+    """Return the team expected to train these networks fastest; None where none is able."""
+    able = teams(packing, momentum, device)
+    return min(able, key=lambda team: step_cycles(packing, team, momentum, device), default=None)
 
 
-def teams(packing: Packing, velocity: bool, card: Any) -> Iterator[Team]:
-    """Yield teams that can work on these networks, small groups first.
+def teams(packing: Packing, momentum: bool, device: Device) -> Iterator[Team]:
+    """Yield the teams that can work on these networks, small groups of blocks first.
 
-    Of groups of which equally many fit on the card at once, one or two blocks to a multiprocessor,
-    only the largest.
+    Of groups of which equally many fit on the device at once, with one or two blocks to a
+    multiprocessor, only the largest.
     """
-    most, unit = card.multiprocessors, tile(packing.dtype)
+    most, unit = device.multiprocessors, tile(packing.dtype)
     for group in sorted({2 * most // n for n in range(2, 2 * most + 1)}):
-        if group > packing.widest or (group > 1 and packing.widest * unit <= ALONE_TO):
+        if group > packing.widest or (group > 1 and packing.widest * unit <= SINGLE_BLOCK_WIDTH):
             return
-        for parts in (n for n in range(1, MOST_PARTS + 1) if group % n == 0):
-            for threads, crews in _threads(packing, group, parts):
-                team = Team(group, threads, parts, crews)
-                shared = shared_bytes(packing, team, velocity)
-                if fits(packing, team) and shared <= card.shared_bytes:
+        for parts in (n for n in range(1, MAX_PARTS + 1) if group % n == 0):
+            for threads, warp_groups in _threads(packing, group, parts):
+                team = Team(group, threads, parts, warp_groups)
+                shared = shared_bytes(packing, team, momentum)
+                if fits(packing, team) and shared <= device.shared_bytes:
                     yield team
 
 
 def _threads(packing: Packing, group: int, parts: int) -> list[tuple[int, int]]:
-    """Return the likely sizes of a crew, and crews: whole warps, or all threads with work."""
+    """Return likely (threads of a warp group, warp groups): whole warps, or no idle thread."""
     own, inner = Team(group, 0, parts).own(packing.widest), -(-packing.widest // parts)
-    shared = range(own, min(own * inner, MOST_THREADS) + 1, own)
-    whole = range(WARP, MOST_THREADS + 1, WARP)
-    two = [(threads, 2) for threads in whole if group > 1 and 2 * threads <= MOST_THREADS]
+    shared = range(own, min(own * inner, MAX_THREADS) + 1, own)
+    whole = range(WARP, MAX_THREADS + 1, WARP)
+    two = [(threads, 2) for threads in whole if group > 1 and 2 * threads <= MAX_THREADS]
     return [*((threads, 1) for threads in sorted({*whole, *shared})), *two]
 
 
-def step_cycles(packing: Packing, team: Team, velocity: bool, card: Any) -> float:
-    """Return the cycles of a visit of one layer of all networks, for comparing teams."""
-    networks, room = len(packing.widths), networks_at_once(packing, team, velocity, card)
-    together = min(networks, room)
-    return -(-networks // room) * _visit(packing, team, together, card)
+def expected_step_seconds(
+    widths: tuple[int, ...],
+    dtype: DTypeLike,
+    momentum: bool,
+    device: Device,
+    *,
+    zigzag: bool = True,
+    regression: bool = True,
+) -> float:
+    """Return the expected time of one step of one network, in seconds.
 
+    All layers count as the widest.
 
-def networks_at_once(packing: Packing, team: Team, velocity: bool, card: Any) -> int:
-    """Return how many networks the card should work on at the same time."""
-    each = shared_bytes(packing, team, velocity) + RESERVED
-    shared = card.shared_bytes_of_multiprocessor // each
-    warps = -(-team.block // WARP)
-    resident = max(1, min(shared, REGISTERS // (TAKEN * WARP * warps)))
-    return card.multiprocessors * resident // team.group
-
-
-def _visit(packing: Packing, team: Team, together: int, card: Any) -> float:
-    """Return the cycles of a visit of one layer of so many networks at once.
-
-    Blocks that share a multiprocessor work while others wait, and so does the memory: whichever
-    has most to do sets the pace.
+    Parameters
+    ----------
+    widths : tuple of int
+        ``(d, m_1, …, m_{L-1}, d_y)``.
+    dtype : {"float32", "float64"}
+    momentum : bool
+        Whether the optimiser keeps a velocity.
+    device : Device
+    zigzag : bool
+        Whether the zigzag kernel may train the network (not by Adam); it does wherever it is able.
+    regression : bool
+        Whether the kernels evaluate the loss; otherwise CuPy does, after every step.
     """
-    blocks = together * team.group
-    neighbours = -(-blocks // card.multiprocessors)
-    weights = together * (packing.widest * tile(packing.dtype)) ** 2 * packing.dtype.itemsize
-    one, narrow = _issued(packing, team, 1), min(packing.q, packing.d)
-    # Of two crews, the one that also moves the weights is the slower.
-    share = 1.0 if team.crews == 1 else 2 * narrow / (2 * narrow + (packing.q + packing.d) / 2)
-    rounds, company = _company(packing, team, blocks)
-    waiting = share * (ALONE * one.work + one.rest + company) + SYNCS + rounds * TRIP
-    everything = sum(_issued(packing, team, neighbours))
-    return max(waiting, everything, 2 * weights / card.memory_bytes_a_cycle)
+    dtype, ends = np.dtype(dtype), (widths[0], widths[-1])
+    seconds = 0.0 if regression else EVALUATION_SECONDS
+    cycles = _alone_cycles(max(widths), ends, dtype, momentum, device) if zigzag else None
+    if cycles is None or not is_carried(widths):
+        return seconds + _two_pass_seconds(widths, dtype, momentum, device)
+    return seconds + MEASURED_FACTOR * cycles * (len(widths) - 1) / device.clock_hz
 
 
-class _Issued(NamedTuple):
-    """Cycles in which a scheduler gives out instructions: for tiles, and for all else."""
+def expected_batch_step_seconds(
+    networks: Sequence[tuple[int, ...]],
+    dtype: DTypeLike,
+    momentum: bool,
+    device: Device,
+    *,
+    zigzag: bool = True,
+    regression: bool = True,
+) -> float:
+    """Return the expected time of one step of each of some networks, in seconds.
 
-    work: float
+    Networks that are not trained in batches follow each other. So do the classes of widths of the
+    others, and each class takes as long as its deepest networks. One network is trained alone.
+
+    Parameters
+    ----------
+    networks : sequence of tuple of int
+        The widths of each.
+    dtype, momentum, device, zigzag, regression
+        As for `expected_step_seconds`.
+    """
+    dtype, classes = np.dtype(dtype), dict[int, list[tuple[int, ...]]]()
+    seconds = 0.0
+    for widths in networks:
+        width = class_of(max(widths)) if zigzag and regression and len(networks) > 1 else 0
+        if width and is_carried(widths):
+            classes.setdefault(width, []).append(widths)
+        else:
+            seconds += expected_step_seconds(
+                widths, dtype, momentum, device, zigzag=zigzag, regression=regression
+            )
+    for width, members in classes.items():
+        ends, depth = (members[0][0], members[0][-1]), max(map(len, members)) - 1
+        team = common_team(width, ends, dtype.name, momentum, device)
+        if team is None:
+            seconds += sum(expected_step_seconds(w, dtype, momentum, device) for w in members)
+            continue
+        packing = Packing([(ends[0], width, width, ends[1])], dtype)
+        cycles = step_cycles(packing, team, momentum, device, len(members))
+        seconds += MEASURED_FACTOR * cycles * depth / device.clock_hz
+    return seconds
+
+
+@lru_cache(maxsize=256)
+def _alone_cycles(
+    width: int, ends: tuple[int, int], dtype: np.dtype, momentum: bool, device: Device
+) -> float | None:
+    """Return the model's cycles of a layer's update of one network; None where no team is able."""
+    packing = Packing([(ends[0], width, width, ends[1])], dtype)
+    team = choose_team(packing, momentum, device)
+    return None if team is None else step_cycles(packing, team, momentum, device)
+
+
+def _two_pass_seconds(
+    widths: tuple[int, ...], dtype: np.dtype, momentum: bool, device: Device
+) -> float:
+    """Return the expected time of a step by two passes: one reads, one reads and writes."""
+    weights = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    traffic = (3 + 2 * momentum) * weights * dtype.itemsize
+    bandwidth = device.memory_bytes_per_cycle * device.clock_hz
+    return traffic / bandwidth + 2 * (len(widths) - 1) * LAUNCH_SECONDS
+
+
+def step_cycles(
+    packing: Packing, team: Team, momentum: bool, device: Device, networks: int | None = None
+) -> float:
+    """Return the model's cycles of the update of one layer of all networks.
+
+    Their number is that of the packing, or `networks` like its own.
+    """
+    networks = len(packing.widths) if networks is None else networks
+    capacity = networks_at_once(packing, team, momentum, device)
+    at_once = min(networks, capacity)
+    return -(-networks // capacity) * _update_cycles(packing, team, at_once, device)
+
+
+def networks_at_once(packing: Packing, team: Team, momentum: bool, device: Device) -> int:
+    """Return the number of networks that are expected to be resident at the same time."""
+    each = shared_bytes(packing, team, momentum) + RESERVED
+    shared = device.shared_bytes_per_multiprocessor // each
+    warps = -(-team.block // WARP)
+    resident = max(1, min(shared, REGISTERS // (THREAD_REGISTERS * WARP * warps)))
+    return device.multiprocessors * resident // team.group
+
+
+def _update_cycles(packing: Packing, team: Team, networks: int, device: Device) -> float:
+    """Return the cycles of the update of one layer of `networks` resident networks.
+
+    Blocks that share a multiprocessor work while others wait, and so does the memory: the busiest
+    of the three sets the pace.
+    """
+    blocks = networks * team.group
+    neighbours = -(-blocks // device.multiprocessors)
+    weights = networks * (packing.widest * tile(packing.dtype)) ** 2 * packing.dtype.itemsize
+    one, narrow = _issue_cycles(packing, team, 1), min(packing.q, packing.d)
+    # Of two warp groups, the one that also updates the weights is the slower.
+    both = 2 * narrow + (packing.q + packing.d) / 2
+    share = 1.0 if team.warp_groups == 1 else 2 * narrow / both
+    rounds, reading = _synchronisation(packing, team, blocks)
+    waiting = share * (ALONE * one.tiles + one.rest + reading) + BARRIERS + rounds * ROUND_TRIP
+    everything = sum(_issue_cycles(packing, team, neighbours))
+    return max(waiting, everything, 2 * weights / device.memory_bytes_per_cycle)
+
+
+class _IssueCycles(NamedTuple):
+    """Cycles in which a scheduler issues instructions: for tiles, and for the rest."""
+
+    tiles: float
     rest: float
 
 
-def _issued(packing: Packing, team: Team, neighbours: int) -> _Issued:
-    """Return what a visit by so many blocks of one multiprocessor takes its schedulers."""
+def _issue_cycles(packing: Packing, team: Team, neighbours: int) -> _IssueCycles:
+    """Return the issue cycles of an update by `neighbours` blocks of one multiprocessor."""
     dtype, unit, widest = packing.dtype, tile(packing.dtype), packing.widest
     narrow, after = min(packing.q, packing.d), (packing.q + packing.d) / 2
     own, inner = team.own(widest), -(-widest // team.parts)
     splits = max(1, min(team.threads // own, inner))
-    beside = -(-neighbours * -(-own * splits // WARP) // SCHEDULERS)  # warps of one scheduler
+    warps = -(-neighbours * -(-own * splits // WARP) // SCHEDULERS)  # of one scheduler
     multiply_add = OVERHEAD if unit == 4 else OVERHEAD + 1
     tiles = -(-inner // splits)
     carried = vectors(narrow, dtype) + vectors(after, dtype)
@@ -161,19 +299,19 @@ def _issued(packing: Packing, team: Team, neighbours: int) -> _Issued:
     factors = -(-own * unit * vectors(narrow, dtype) // team.threads)
     held = 2 * narrow + max(packing.q, packing.d)
     tile_cycles = unit**2 * (2 * narrow + after) * multiply_add + SPILLED * max(held - HELD, 0)
-    return _Issued(
-        beside * tiles * tile_cycles,
-        beside * (items * (ADD * splits + ADD_FIRST) + factors * FACTORS + FIXED),
+    return _IssueCycles(
+        warps * tiles * tile_cycles,
+        warps * (items * (ADD * splits + ADD_FIRST) + factors * FACTORS + FIXED),
     )
 
 
-def _company(packing: Packing, team: Team, blocks: int) -> tuple[int, float]:
-    """Return how often a block waits for others, and the cycles of reading what they leave."""
+def _synchronisation(packing: Packing, team: Team, blocks: int) -> tuple[int, float]:
+    """Return how often a block waits for others, and the cycles of reading their results."""
     if team.group == 1:
         return 0, 0.0
-    size = tile(packing.dtype) * handed(packing) * packing.dtype.itemsize
+    size = tile(packing.dtype) * exchanged_elements(packing) * packing.dtype.itemsize
     tiles = held_tiles(packing, team)
-    if team.parts > 1:  # and first its share of what is to be added up
+    if team.parts > 1:  # first its partition of the partial sums
         tiles += team.own(packing.widest)
     rounds = 2 if team.parts > 1 else 1
-    return rounds, size * tiles * max(1 / INTO_ONE, blocks / FROM_CACHE)
+    return rounds, size * tiles * max(1 / MULTIPROCESSOR_BYTES, blocks / CACHE_BYTES)

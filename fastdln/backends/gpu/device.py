@@ -1,4 +1,4 @@
-"""Which card computes, whether it can, and what it has: every refusal says what to do about it."""
+"""Find the GPU that a device name means, and check that it can be used; errors name the remedy."""
 
 import math
 import re
@@ -6,21 +6,29 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from fastdln.utils import memory
 
-# The oldest cards whose copies into shared memory the kernels use (A100 and later).
+# CuPy, or NumPy in tests.
+ArrayModule = ModuleType
+# An array of that module: CuPy has no type hints.
+DeviceArray = Any
+
+# Compute capability from which asynchronous copies into shared memory exist (A100 and later).
 OLDEST = (8, 0)
 # cudaErrorNoDevice.
 NO_DEVICE = 100
-# What copies reach of the memory's bandwidth by its clock (an H200: 4.3 of 4.9 TB/s).
+# Share of the bandwidth given by the memory's clock that copies reach (H200: 4.3 of 4.9 TB/s).
 COPY_SHARE = 0.88
+# Clock of an H100's multiprocessors under load, assumed where the driver names none.
+H100_CLOCK_HZ = 1.98e9
 INSTALL = "pip install 'fastdln[cuda13]' (driver 580 or later) or 'fastdln[cuda12]'"
 
 
 @dataclass(frozen=True)
-class Card:
+class Device:
     """One GPU.
 
     Attributes
@@ -30,27 +38,30 @@ class Card:
     multiprocessors : int
     shared_bytes : int
         Most shared memory of one block, in bytes.
-    shared_bytes_of_multiprocessor : int
-    memory_bytes_a_cycle : float
-        To and from the card's memory in a cycle of its multiprocessors; infinite where the driver
-        does not say.
+    shared_bytes_per_multiprocessor : int
+    memory_bytes_per_cycle : float
+        Read from and written to the GPU's memory in one cycle of its multiprocessors; infinite
+        where the driver does not say.
+    clock_hz : float
+        Clock of the multiprocessors.
     """
 
     ordinal: int
     name: str
     multiprocessors: int
     shared_bytes: int
-    shared_bytes_of_multiprocessor: int
-    memory_bytes_a_cycle: float
+    shared_bytes_per_multiprocessor: int
+    memory_bytes_per_cycle: float
+    clock_hz: float = H100_CLOCK_HZ
 
     def __str__(self) -> str:
         return f"gpu:{self.ordinal}"
 
 
 def available() -> bool:
-    """Return whether there is a card that ``device="gpu"`` can use."""
+    """Return whether there is a GPU that ``device="gpu"`` can use."""
     try:
-        # What CuPy warns of when first imported is no answer.
+        # CuPy's warnings at its first import are for those who asked for a GPU.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             require_gpu("gpu")
@@ -59,8 +70,8 @@ def available() -> bool:
     return True
 
 
-def require_gpu(device: Any = "gpu") -> Card:
-    """Return the card that ``"gpu"`` or ``"gpu:N"`` names.
+def require_gpu(name: object = "gpu") -> Device:
+    """Return the GPU that ``"gpu"`` or ``"gpu:N"`` names.
 
     Raises
     ------
@@ -69,52 +80,52 @@ def require_gpu(device: Any = "gpu") -> Card:
     ImportError
         If CuPy, the compiler NVRTC or cuBLAS is not installed, or cannot be loaded.
     RuntimeError
-        If there is no driver, none new enough, no card, or a card that is too old.
+        If there is no driver, none new enough, no GPU, or only one that is too old.
     """
-    ordinal = _ordinal(device)
-    cupy = _cupy(device)
-    count = _count(cupy, device)
+    ordinal = _ordinal(name)
+    cupy = _cupy(name)
+    count = _count(cupy, name)
     if ordinal >= count:
         known = "'gpu:0'" if count == 1 else f"'gpu:0' to 'gpu:{count - 1}'"
-        raise ValueError(f"device {device!r} does not exist: this machine has {known}")
-    _require_libraries(cupy, device)
-    return _card(cupy, ordinal)
+        raise ValueError(f"device {name!r} does not exist: this machine has {known}")
+    _require_libraries(cupy, name)
+    return _device(cupy, ordinal)
 
 
-def _ordinal(device: Any) -> int:
-    found = re.fullmatch(r"gpu(?::(\d+))?", device) if isinstance(device, str) else None
+def _ordinal(name: object) -> int:
+    found = re.fullmatch(r"gpu(?::(\d+))?", name) if isinstance(name, str) else None
     if found is None:
-        raise ValueError(f"device must be 'gpu' or 'gpu:N' with N from 0, not {device!r}")
+        raise ValueError(f"device must be 'gpu' or 'gpu:N' with N from 0, not {name!r}")
     return int(found[1] or 0)
 
 
-def _cupy(device: str) -> Any:
+def _cupy(name: object) -> ArrayModule:
     try:
         import cupy
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"device {device!r} needs CuPy, which is not installed: {INSTALL}"
+            f"device {name!r} needs CuPy, which is not installed: {INSTALL}"
         ) from error
     except ImportError as error:
         raise ImportError(
-            f"device {device!r} needs CuPy, which is installed but cannot be loaded: {error}"
+            f"device {name!r} needs CuPy, which is installed but cannot be loaded: {error}"
         ) from error
     return cupy
 
 
-def _count(cupy: Any, device: str) -> int:
-    """Return how many cards there are, at least 1."""
+def _count(cupy: ArrayModule, name: object) -> int:
+    """Return the number of GPUs, at least 1."""
     runtime = cupy.cuda.runtime
     driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
     if driver == 0:
         raise RuntimeError(
-            f"device {device!r} needs an NVIDIA driver, and none is loaded on this machine;"
+            f"device {name!r} needs an NVIDIA driver, and none is loaded on this machine;"
             " CuPy is installed. Install the driver, or use device='cpu'"
         )
     # Within a major version of CUDA an older driver runs what a newer toolkit compiled.
     if driver // 1000 < needed // 1000:
         raise RuntimeError(
-            f"device {device!r}: the NVIDIA driver is for CUDA {_version(driver)}, but the"
+            f"device {name!r}: the NVIDIA driver is for CUDA {_version(driver)}, but the"
             f" installed CuPy is for CUDA {_version(needed)}; update the driver, or install"
             f" 'fastdln[cuda{driver // 1000}]' in place of this CuPy"
         )
@@ -122,29 +133,29 @@ def _count(cupy: Any, device: str) -> int:
         count = int(runtime.getDeviceCount())
     except runtime.CUDARuntimeError as error:
         if getattr(error, "status", None) != NO_DEVICE:
-            raise RuntimeError(f"device {device!r} cannot be used: {error}") from error
+            raise RuntimeError(f"device {name!r} cannot be used: {error}") from error
         count = 0
     if count == 0:
         raise RuntimeError(
-            f"device {device!r}: the NVIDIA driver is loaded but finds no card"
+            f"device {name!r}: the NVIDIA driver is loaded but finds no GPU"
             " (is one assigned to this job, and CUDA_VISIBLE_DEVICES right?)"
         )
     return count
 
 
-def _require_libraries(cupy: Any, device: str) -> None:
-    """Raise unless the compiler and the matrix products that CuPy loads by itself are there."""
+def _require_libraries(cupy: ArrayModule, name: object) -> None:
+    """Raise ImportError unless CuPy finds the compiler and the matrix products it loads lazily."""
     try:
         cupy.cuda.nvrtc.getVersion()
-        cupy.cuda.cublas  # noqa: B018 - loaded when it is first asked for
-    except Exception as error:  # CuPy's own kinds, which differ between its versions
+        cupy.cuda.cublas  # noqa: B018 - loaded on first access
+    except Exception as error:  # CuPy's exception types differ between its versions
         raise ImportError(
-            f"device {device!r} needs NVRTC and cuBLAS, which CuPy does not find"
+            f"device {name!r} needs NVRTC and cuBLAS, which CuPy does not find"
             f" ({' '.join(str(error).split())}): {INSTALL}"
         ) from error
 
 
-def _card(cupy: Any, ordinal: int) -> Card:
+def _device(cupy: ArrayModule, ordinal: int) -> Device:
     found = cupy.cuda.runtime.getDeviceProperties(ordinal)
     name = found["name"].decode() if isinstance(found["name"], bytes) else str(found["name"])
     capability = int(found["major"]), int(found["minor"])
@@ -153,28 +164,30 @@ def _card(cupy: Any, ordinal: int) -> Card:
             f"gpu:{ordinal} ({name}) has compute capability {capability[0]}.{capability[1]};"
             f" {OLDEST[0]}.{OLDEST[1]} or later is needed"
         )
-    return Card(
+    runtime = cupy.cuda.runtime
+    clock_khz = runtime.deviceGetAttribute(runtime.cudaDevAttrClockRate, ordinal)
+    return Device(
         ordinal,
         name,
         int(found["multiProcessorCount"]),
         int(found["sharedMemPerBlockOptin"]),
         int(found["sharedMemPerMultiprocessor"]),
-        _memory_bytes_a_cycle(cupy.cuda.runtime, ordinal),
+        _memory_bytes_per_cycle(runtime, ordinal, clock_khz),
+        1e3 * clock_khz if clock_khz else H100_CLOCK_HZ,
     )
 
 
-def _memory_bytes_a_cycle(runtime: Any, ordinal: int) -> float:
-    clock, memory_clock, bits = (
+def _memory_bytes_per_cycle(runtime: ModuleType, ordinal: int, clock_khz: int) -> float:
+    memory_khz, bits = (
         runtime.deviceGetAttribute(attribute, ordinal)
         for attribute in (
-            runtime.cudaDevAttrClockRate,
             runtime.cudaDevAttrMemoryClockRate,
             runtime.cudaDevAttrGlobalMemoryBusWidth,
         )
     )
-    if not (clock and memory_clock and bits):
+    if not (clock_khz and memory_khz and bits):
         return math.inf
-    return COPY_SHARE * 2 * memory_clock * (bits // 8) / clock  # twice: double data rate
+    return COPY_SHARE * 2 * memory_khz * (bits // 8) / clock_khz  # twice: double data rate
 
 
 def _version(number: int) -> str:
@@ -182,21 +195,21 @@ def _version(number: int) -> str:
 
 
 @contextmanager
-def on_card(card: Card) -> Iterator[Any]:
-    """Make `card` the current one and yield CuPy."""
+def on_device(device: Device) -> Iterator[ArrayModule]:
+    """Make `device` the current one and yield CuPy."""
     import cupy
 
-    with cupy.cuda.Device(card.ordinal):
+    with cupy.cuda.Device(device.ordinal):
         yield cupy
 
 
-def free_bytes(card: Card) -> int:
-    """Return how many bytes may still be allocated on a card by this process."""
-    with on_card(card) as cupy:
-        # What CuPy's pool holds unused is free to us, though the driver does not say so.
+def free_bytes(device: Device) -> int:
+    """Return the bytes that this process may still allocate on a GPU."""
+    with on_device(device) as cupy:
+        # Blocks that CuPy's pool holds unused are free too, though the driver counts them as used.
         return int(cupy.cuda.Device().mem_info[0] + cupy.get_default_memory_pool().free_bytes())
 
 
-def require_memory(card: Card, needed: int, what: str, advice: str) -> None:
-    """Raise MemoryError unless `needed` bytes fit on the card; the message names the bytes."""
-    memory.require(needed, free_bytes(card), f"{what} on {card} ({card.name})", advice)
+def require_memory(device: Device, needed: int, what: str, advice: str) -> None:
+    """Raise MemoryError unless `needed` bytes fit on the GPU; the message names the bytes."""
+    memory.require(needed, free_bytes(device), f"{what} on {device} ({device.name})", advice)

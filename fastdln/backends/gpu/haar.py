@@ -1,39 +1,39 @@
-"""Haar frames and normals on a card: the matrices of the CPU for the same seed, to rounding."""
-
-from typing import Any
+"""Haar frames and normals on a GPU: the matrices of the CPU for the same seed, to rounding."""
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from fastdln.backends.gpu.device import Card, free_bytes, on_card, require_memory
-from fastdln.backends.gpu.launcher import Launcher
 from fastdln.kernels.cuda.haar import form_frames, working_bytes
 from fastdln.kernels.cuda.random import fill_normals
 from fastdln.rng import stream_id
 from fastdln.utils import validation
 
-# Share of the free memory that one piece of a batch may take beside the result.
+from .device import Device, DeviceArray, free_bytes, on_device, require_memory
+from .launcher import Launcher
+
+# Share of the free memory that one chunk of a batch may take beside the result.
 WORKING_SHARE = 0.5
 
 
 def haar_batch(
-    card: Card,
+    device: Device,
     key: int,
     kind: int,
     first: int,
     count: int,
     n: int,
     p: int,
-    dtype: Any = "float64",
+    dtype: DTypeLike = "float64",
     special: bool = False,
-    out: Any = None,
-) -> Any:
-    """Return (count, n, p) Haar frames on the card, number j from stream (kind, first + j).
+    out: DeviceArray | None = None,
+) -> DeviceArray:
+    """Return (count, n, p) Haar frames on the GPU, number j from stream (kind, first + j).
 
     Parameters
     ----------
-    card : Card
-    key, kind, first
-        The seed's key, and the streams of the frames, as for `fastdln.backends.cpu.haar.haar_batch`.
+    device : Device
+    key, kind, first : int
+        The seed's key, and the streams of the frames as for `fastdln.backends.cpu.haar.haar_batch`.
     count, n, p : int
     dtype : {"float64", "float32"}
     special : bool
@@ -48,7 +48,7 @@ def haar_batch(
     Raises
     ------
     MemoryError
-        If result and working memory of one frame do not fit on the card.
+        If result and working memory of one frame do not fit on the GPU.
     """
     dtype = validation.float_dtype(dtype)
     stream_id(kind, first + max(count, 1) - 1)
@@ -56,35 +56,47 @@ def haar_batch(
     each = working_bytes(n, p, dtype)
     needed = each + (0 if out is not None else count * n * p * dtype.itemsize)
     require_memory(
-        card, needed, f"drawing {count} Haar matrices of {n} × {p} in {dtype}", "draw fewer"
+        device, needed, f"drawing {count} Haar matrices of {n} × {p} in {dtype}", "draw fewer"
     )
-    with on_card(card) as cupy:
-        launcher = Launcher(card, dtype)
+    with on_device(device) as cupy:
+        launcher = Launcher(device, dtype)
         if out is None:
             out = cupy.empty((count, n, p), dtype)
-        piece = max(1, int(WORKING_SHARE * free_bytes(card) // each))
-        for a in range(0, count, piece):
-            b = min(a + piece, count)
+        chunk = max(1, int(WORKING_SHARE * free_bytes(device) // each))
+        for a in range(0, count, chunk):
+            b = min(a + chunk, count)
             form_frames(launcher, launcher.multiply, cupy, key, stream + a, bool(special), out[a:b])
     return out
 
 
 def standard_normal(
-    card: Card,
+    device: Device,
     key: int,
     stream: int,
     shape: tuple[int, ...],
-    dtype: Any = "float64",
+    dtype: DTypeLike = "float64",
     first: int = 0,
-) -> Any:
-    """Return normals number `first`, `first` + 1, … of a stream on the card, in C order.
+) -> DeviceArray:
+    """Return normals number `first`, `first` + 1, … of a stream on the GPU, in C order.
 
     Bit for bit those of `fastdln.rng.standard_normal`.
     """
     dtype = validation.float_dtype(dtype)
     size = int(np.prod(shape, dtype=np.int64))
-    require_memory(card, size * dtype.itemsize, f"drawing {size:,} normals", "draw fewer")
-    with on_card(card) as cupy:
+    require_memory(device, size * dtype.itemsize, f"drawing {size:,} normals", "draw fewer")
+    with on_device(device) as cupy:
         out = cupy.empty(shape, dtype)
-        fill_normals(Launcher(card, dtype), key, stream, out.reshape(1, size), first=first)
+        fill_normals(Launcher(device, dtype), key, stream, out.reshape(1, size), first=first)
     return out
+
+
+def drawing_bytes(widths: tuple[int, ...], dtype: np.dtype) -> int:
+    """Return the most bytes on the GPU that drawing a network takes beside the network itself.
+
+    They are those of one layer: for an orthogonal one its frame, the working memory of the frame,
+    and the scaled copy.
+    """
+    m = max(widths[1:-1], default=1)
+    frame = working_bytes(m, m, dtype) + 2 * m * m * dtype.itemsize
+    first = widths[0] * widths[1] * dtype.itemsize
+    return max(frame, first)

@@ -1,61 +1,84 @@
-"""Starting kernels on the current card and stream: grids checked, shared memory asked for."""
+"""Launch kernels on the current GPU and stream, with grids and arguments checked."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from fastdln.backends.gpu.device import Card, free_bytes, on_card, require_gpu
 from fastdln.kernels.cuda import compiler
+from fastdln.kernels.cuda.declarations import Parameters
 from fastdln.kernels.cuda.sources import Constants
 
-# Shared memory that every kernel may have without asking.
-GRANTED = 48 * 1024
-# Per cent of a multiprocessor's memory that are not cache.
+from . import device as gpu
+from .device import ArrayModule, Device, DeviceArray
+
+# A kernel of CuPy, which has no type hints.
+Kernel = Any
+
+# Bytes of shared memory that a kernel may have without setting an attribute.
+DEFAULT_SHARED = 48 * 1024
+# Percentage of a multiprocessor's on-chip memory to use as shared memory rather than cache.
 ALL_SHARED = 100
-MOST_ROWS = 65_535
+MAX_GRID_ROWS = 65_535
 WARP = 32
-# Types of a kernel's arrays beside its own: losses and problems, tables, indices, counters.
-READ_BY_ALL = tuple(np.dtype(name) for name in ("float64", "int64", "int32", "uint32"))
-# Two blocks of 256 threads on a multiprocessor.
+# Element types of a kernel's arrays beside its own: losses and problems, tables, indices, counters.
+COMMON_DTYPES = tuple(np.dtype(name) for name in ("float64", "int64", "int32", "uint32"))
+# Registers of a thread with which two blocks of 256 threads fit on a multiprocessor.
 FEW_REGISTERS = 128
 
 
-def launcher_on(device: str, dtype: Any) -> "Launcher":
-    """Return what starts kernels of an element type on the card ``"gpu"`` or ``"gpu:N"`` names.
+def launcher_on(device_name: str, dtype: DTypeLike) -> "Launcher":
+    """Return the launcher of kernels of an element type on the GPU ``"gpu"`` or ``"gpu:N"``.
 
     Raises as `fastdln.backends.gpu.device.require_gpu` does.
     """
-    return Launcher(require_gpu(device), dtype)
+    return Launcher(gpu.require_gpu(device_name), dtype)
 
 
 class Launcher:
-    """Kernels of one element type on one card; an instance starts them and does not wait."""
+    """Launches kernels of one element type on one GPU, and does not wait for them.
 
-    def __init__(self, card: Card, dtype: Any):
+    Attributes
+    ----------
+    device : Device
+    dtype : numpy.dtype
+    xp : module
+        CuPy.
+    two_pass_threads : int
+        Threads of a block of the two-pass kernels.
+    """
+
+    two_pass_threads = 256
+
+    def __init__(self, device: Device, dtype: DTypeLike):
         import cupy
 
-        self.card, self.dtype, self.xp = card, np.dtype(dtype), cupy
+        self.device, self.dtype = device, np.dtype(dtype)
+        self.xp: ArrayModule = cupy
 
-    def here(self) -> AbstractContextManager[Any]:
-        """Return what makes the card the current one."""
-        return on_card(self.card)
+    def here(self) -> AbstractContextManager[ArrayModule]:
+        """Return a context in which the GPU is the current one."""
+        return gpu.on_device(self.device)
 
     def free_bytes(self) -> int:
-        """Return how many bytes may still be allocated on the card."""
-        return free_bytes(self.card)
+        """Return the bytes that may still be allocated on the GPU."""
+        return gpu.free_bytes(self.device)
 
     def synchronize(self) -> None:
         """Wait for everything queued on the current stream."""
         self.xp.cuda.get_current_stream().synchronize()
 
     def out_of_memory(self) -> type[BaseException]:
-        """Return what an allocation that does not fit raises."""
+        """Return the exception that CuPy raises where an allocation does not fit."""
         return self.xp.cuda.memory.OutOfMemoryError
 
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Return what queues all kernels of `work` at once; they must have run before."""
+        """Record the kernels of `work` in a CUDA graph; return the function that launches it.
+
+        All of them must have run before: a kernel cannot be compiled while recording.
+        """
         stream = self.xp.cuda.Stream(non_blocking=True)
         self.synchronize()
         with stream:
@@ -63,10 +86,7 @@ class Launcher:
             work()
             graph = stream.end_capture()
 
-        def again() -> None:
-            graph.launch(self.xp.cuda.get_current_stream())
-
-        return again
+        return lambda: graph.launch(self.xp.cuda.get_current_stream())
 
     def __call__(
         self,
@@ -75,45 +95,55 @@ class Launcher:
         grid: tuple[int, int],
         threads: int,
         shared: int,
-        arguments: tuple[Any, ...],
+        parameters: Parameters,
     ) -> None:
-        """Start a kernel of the file `name` on the current stream."""
-        if not 1 <= grid[1] <= MOST_ROWS:
-            raise ValueError(f"a grid has 1 to {MOST_ROWS} rows, not {grid[1]}")
+        """Launch a kernel of the file `name` on the current stream."""
+        if not 1 <= grid[1] <= MAX_GRID_ROWS:
+            raise ValueError(f"a grid has 1 to {MAX_GRID_ROWS} rows, not {grid[1]}")
         kernel = self._kernel(function, name, (), FEW_REGISTERS, False, shared)
-        kernel(grid, (threads,), self._checked(arguments), shared_mem=shared)
+        kernel(grid, (threads,), self._checked(parameters), shared_mem=shared)
 
     def zigzag(
-        self, constants: Constants, blocks: int, threads: int, shared: int, arguments: Any
+        self, constants: Constants, blocks: int, threads: int, shared: int, parameters: Parameters
     ) -> None:
-        """Start the zigzag kernel; blocks that wait for each other are all on the card at once."""
-        grouped, crews = bool(dict(constants)["GROUPED"]), dict(constants)["CREWS"]
-        if crews > 1 and threads % (crews * WARP):
-            raise ValueError(f"{crews} crews of a block are whole warps, not {threads} threads")
-        registers = most_registers(threads)
-        kernel = self._kernel("train_networks", "zigzag", constants, registers, grouped, shared)
+        """Launch the zigzag kernel; blocks that wait for each other are resident all at once."""
+        warp_groups = dict(constants)["WARP_GROUPS"]
+        if warp_groups > 1 and threads % (warp_groups * WARP):
+            raise ValueError(
+                f"{warp_groups} warp groups of a block need whole warps, not {threads} threads"
+            )
+        kernel, grouped = self._zigzag_kernel(constants, threads, shared)
         if grouped:
-            room = self.resident(kernel, threads, shared)
-            # CuPy would shrink the grid with a warning, and the blocks left would wait for ever.
-            if blocks > room:
-                raise ValueError(f"{blocks} blocks that meet do not fit: the card holds {room}")
-        kernel((blocks,), (threads,), self._checked(arguments), shared_mem=shared)
+            capacity = self.resident_blocks(kernel, threads, shared)
+            # CuPy would shrink the grid with a warning, and the remaining blocks would deadlock.
+            if blocks > capacity:
+                raise ValueError(
+                    f"{blocks} blocks that synchronise do not fit: the GPU holds {capacity}"
+                )
+        kernel((blocks,), (threads,), self._checked(parameters), shared_mem=shared)
 
-    def resident(self, kernel: Any, threads: int, shared: int) -> int:
-        """Return how many blocks of a kernel the card works on at the same time."""
+    def zigzag_capacity(self, constants: Constants, threads: int, shared: int) -> int:
+        """Return the number of blocks of the zigzag kernel that are resident at the same time."""
+        kernel, _ = self._zigzag_kernel(constants, threads, shared)
+        return self.resident_blocks(kernel, threads, shared)
+
+    def resident_blocks(self, kernel: Kernel, threads: int, shared: int) -> int:
+        """Return the number of blocks of a kernel that are resident at the same time."""
         from cupy_backends.cuda.api import driver
 
         each = driver.occupancyMaxActiveBlocksPerMultiprocessor(kernel.kernel.ptr, threads, shared)
-        return int(each) * self.card.multiprocessors
+        return int(each) * self.device.multiprocessors
 
-    def zigzag_room(self, constants: Constants, threads: int, shared: int) -> int:
-        """Return how many blocks of the zigzag kernel the card works on at the same time."""
+    def _zigzag_kernel(
+        self, constants: Constants, threads: int, shared: int
+    ) -> tuple[Kernel, bool]:
+        """Return the kernel, and whether its blocks work in groups."""
         grouped = bool(dict(constants)["GROUPED"])
-        registers = most_registers(threads)
+        registers = max_registers(threads)
         kernel = self._kernel("train_networks", "zigzag", constants, registers, grouped, shared)
-        return self.resident(kernel, threads, shared)
+        return kernel, grouped
 
-    def multiply(self, C: Any, A: Any, B: Any, add: bool) -> None:
+    def multiply(self, C: DeviceArray, A: DeviceArray, B: DeviceArray, add: bool) -> None:
         """Set C to A·B, or add it to C, for batches of matrices with one contiguous axis each."""
         from cupy.cuda import cublas, device
 
@@ -123,19 +153,18 @@ class Launcher:
         function = function or cublas.dgemmStridedBatched
         one, beta = np.ones((), self.dtype), np.full((), float(add), self.dtype)
         # Row-major C = A·B is column-major Cᵀ = Bᵀ·Aᵀ.
-        (lead_a, turned_a), (lead_b, turned_b) = _leading(A), _leading(B)
-        lead_c, turned_c = _leading(C)
-        if turned_c:
+        (lead_a, transpose_a), (lead_b, transpose_b) = _leading(A), _leading(B)
+        lead_c, transpose_c = _leading(C)
+        if transpose_c:
             raise ValueError("rows of the result must be contiguous")
         frames, rows, columns = C.shape
         itemsize = self.dtype.itemsize
-        handle = device.get_cublas_handle()
-        function(
-            handle, int(turned_b), int(turned_a), columns, rows, A.shape[2], one.ctypes.data,
-            B.data.ptr, lead_b, B.strides[0] // itemsize, A.data.ptr, lead_a,
-            A.strides[0] // itemsize, beta.ctypes.data, C.data.ptr, lead_c,
-            C.strides[0] // itemsize, frames,
-        )  # fmt: skip
+        left = B.data.ptr, lead_b, B.strides[0] // itemsize
+        right = A.data.ptr, lead_a, A.strides[0] // itemsize
+        result = C.data.ptr, lead_c, C.strides[0] // itemsize
+        form = int(transpose_b), int(transpose_a), columns, rows, A.shape[2]
+        handle, alpha = device.get_cublas_handle(), one.ctypes.data
+        function(handle, *form, alpha, *left, *right, beta.ctypes.data, *result, frames)
 
     def _kernel(
         self,
@@ -145,44 +174,48 @@ class Launcher:
         registers: int,
         cooperative: bool,
         shared: int,
-    ) -> Any:
-        if shared > self.card.shared_bytes:
+    ) -> Kernel:
+        if shared > self.device.shared_bytes:
             raise ValueError(
-                f"a block of {function} asks for {shared:,} bytes of shared memory, but"
-                f" {self.card} has {self.card.shared_bytes:,}"
+                f"a block of {function} needs {shared:,} bytes of shared memory, but"
+                f" {self.device} has {self.device.shared_bytes:,}"
             )
         kernel = compiler.kernel(
             function, name, self.dtype, constants, registers=registers, cooperative=cooperative
         )
-        if shared > GRANTED:
+        if shared > DEFAULT_SHARED:
             kernel.max_dynamic_shared_size_bytes = shared
-            # Or the driver might keep so much for a cache that two blocks do not fit.
+            # Otherwise the driver may keep so much as cache that two blocks do not fit.
             kernel.preferred_shared_memory_carveout = ALL_SHARED
         return kernel
 
-    def _checked(self, arguments: Any) -> tuple[Any, ...]:
-        """Return `arguments`: on this card, rows contiguous, of a type that kernels read."""
-        for value in arguments:
-            if isinstance(value, np.generic):
-                continue
+    def _checked(self, parameters: Parameters) -> tuple[np.ndarray]:
+        """Return the kernel's one argument, a struct; check the arrays that it points to.
+
+        They are on this GPU, with contiguous rows, of the kernels' dtypes. CuPy passes a NumPy
+        array of size one by value.
+        """
+        for value in parameters.arrays():
             if not isinstance(value, self.xp.ndarray):
-                raise TypeError(f"a kernel reads arrays on the card, not {type(value).__name__}")
-            if value.device.id != self.card.ordinal:
-                raise ValueError(f"an array is on gpu:{value.device.id}, the kernel on {self.card}")
-            if value.dtype not in (self.dtype, *READ_BY_ALL):
+                raise TypeError(f"a kernel reads arrays on the GPU, not {type(value).__name__}")
+            if value.device.id != self.device.ordinal:
+                raise ValueError(
+                    f"an array is on gpu:{value.device.id}, the kernel on {self.device}"
+                )
+            if value.dtype not in (self.dtype, *COMMON_DTYPES):
                 raise TypeError(f"a kernel for {self.dtype} was given {value.dtype}")
             if value.size and value.shape[-1] > 1 and value.strides[-1] != value.itemsize:
                 raise ValueError(f"rows must be contiguous, but strides are {value.strides}")
-        return tuple(arguments)
+        return (parameters.packed(self.dtype),)
 
 
-def most_registers(threads: int) -> int:
-    """Return the registers of a thread that a block of so many threads can have."""
+def max_registers(threads: int) -> int:
+    """Return the registers that each thread of a block of this size can have."""
     return min(255, 65_536 // max(threads, WARP) // 8 * 8)
 
 
-def _leading(batch: Any) -> tuple[int, bool]:
-    """Return the numbers between rows, or between columns, and whether columns are contiguous."""
+def _leading(batch: DeviceArray) -> tuple[int, bool]:
+    """Return the elements between rows, or between columns, and whether columns are contiguous."""
     _, rows, columns = batch.shape
     itemsize = batch.dtype.itemsize
     _, row, column = batch.strides

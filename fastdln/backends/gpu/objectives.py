@@ -1,30 +1,46 @@
-"""Losses of this package as functions of an end-to-end matrix on a card: nothing comes back.
+"""Evaluate the objectives of this package on the GPU, without a copy to the host.
 
-The formulas are those of `fastdln.objectives.regression`, `fastdln.objectives.logistic` and `fastdln.objectives.sensing`, for arrays
-of CuPy (or, in tests, of NumPy). A loss of the user's own is Python, and is asked on the host.
+The formulas are those of `fastdln.objectives.regression`, `fastdln.objectives.logistic` and
+`fastdln.objectives.sensing`, for arrays of CuPy (in tests of NumPy). A user's own objective is
+Python code and is evaluated on the host.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 
-from fastdln.objectives.base import RestrictedObjective
+from fastdln.objectives.base import ReducedObjective, RestrictedObjective
 from fastdln.objectives.logistic import Logistic
 from fastdln.objectives.regression import ReducedRegression, Regression
 from fastdln.objectives.sensing import MatrixCompletion, MatrixSensing
 
+from .device import ArrayModule, DeviceArray
+
+
+class DeviceObjective(Protocol):
+    """A `fastdln.objectives.base.ReducedObjective` for arrays on the GPU."""
+
+    def evaluate(self, M: DeviceArray) -> tuple[DeviceArray, DeviceArray]:
+        """Return the loss, which stays on the GPU, and its gradient at M."""
+        ...
+
+    def batch_gradient(self, M: DeviceArray, samples: DeviceArray) -> DeviceArray:
+        """Return the gradient's unbiased estimate from the samples of these indices."""
+        ...
+
 
 class _LeastSquares:
-    """``½‖M X − Y‖²``, with the part that no M reaches."""
+    """``½‖M X − Y‖² + constant``."""
 
-    def __init__(self, xp: Any, X: np.ndarray, Y: np.ndarray, constant: float = 0.0):
+    def __init__(self, xp: ArrayModule, X: np.ndarray, Y: np.ndarray, constant: float = 0.0):
         self._X, self._Y, self._constant = xp.asarray(X), xp.asarray(Y), constant
 
-    def evaluate(self, M: Any) -> tuple[Any, Any]:
+    def evaluate(self, M: DeviceArray) -> tuple[DeviceArray, DeviceArray]:
         residual = M @ self._X - self._Y
         return self._constant + 0.5 * (residual**2).sum(), residual @ self._X.T
 
-    def batch_gradient(self, M: Any, samples: Any) -> Any:
+    def batch_gradient(self, M: DeviceArray, samples: DeviceArray) -> DeviceArray:
         X, Y = self._X[:, samples], self._Y[:, samples]
         return (M @ X - Y) @ X.T * (self._X.shape[1] / len(samples))
 
@@ -32,46 +48,46 @@ class _LeastSquares:
 class _CrossEntropy:
     """The loss of `Logistic`."""
 
-    def __init__(self, xp: Any, problem: Logistic):
+    def __init__(self, xp: ArrayModule, problem: Logistic):
         self._xp, self._X = xp, xp.asarray(problem.X)
-        self._chosen = xp.zeros((problem.d_y, problem.n))
-        self._chosen[xp.asarray(problem.labels), xp.arange(problem.n)] = 1
+        self._one_hot = xp.zeros((problem.d_y, problem.n))
+        self._one_hot[xp.asarray(problem.labels), xp.arange(problem.n)] = 1
 
-    def evaluate(self, M: Any) -> tuple[Any, Any]:
+    def evaluate(self, M: DeviceArray) -> tuple[DeviceArray, DeviceArray]:
         scores = M @ self._X
         shifted = scores - scores.max(axis=0)
         normaliser = self._xp.log(self._xp.exp(shifted).sum(axis=0))
-        loss = (normaliser - (shifted * self._chosen).sum(axis=0)).sum()
-        return loss, self._gradient(M, self._X, self._chosen)
+        loss = (normaliser - (shifted * self._one_hot).sum(axis=0)).sum()
+        return loss, self._gradient(M, self._X, self._one_hot)
 
-    def batch_gradient(self, M: Any, samples: Any) -> Any:
-        part = self._gradient(M, self._X[:, samples], self._chosen[:, samples])
+    def batch_gradient(self, M: DeviceArray, samples: DeviceArray) -> DeviceArray:
+        part = self._gradient(M, self._X[:, samples], self._one_hot[:, samples])
         return part * (self._X.shape[1] / len(samples))
 
-    def _gradient(self, M: Any, X: Any, chosen: Any) -> Any:
+    def _gradient(self, M: DeviceArray, X: DeviceArray, one_hot: DeviceArray) -> DeviceArray:
         scores = M @ X
-        likely = self._xp.exp(scores - scores.max(axis=0))
-        return (likely / likely.sum(axis=0) - chosen) @ X.T
+        unnormalised = self._xp.exp(scores - scores.max(axis=0))
+        return (unnormalised / unnormalised.sum(axis=0) - one_hot) @ X.T
 
 
 class _Completion:
     """The loss of `MatrixCompletion`."""
 
-    def __init__(self, xp: Any, problem: MatrixCompletion):
+    def __init__(self, xp: ArrayModule, problem: MatrixCompletion):
         self._xp, self._shape = xp, (problem.d_y, problem.d_x)
         self._at = xp.asarray(problem.rows), xp.asarray(problem.columns)
         self._values = xp.asarray(problem.values)
 
-    def evaluate(self, M: Any) -> tuple[Any, Any]:
+    def evaluate(self, M: DeviceArray) -> tuple[DeviceArray, DeviceArray]:
         residual = M[self._at] - self._values
-        return 0.5 * (residual**2).sum(), self._placed(self._at, residual)
+        return 0.5 * (residual**2).sum(), self._scattered(self._at, residual)
 
-    def batch_gradient(self, M: Any, samples: Any) -> Any:
-        rows, columns = (places[samples] for places in self._at)
+    def batch_gradient(self, M: DeviceArray, samples: DeviceArray) -> DeviceArray:
+        rows, columns = (indices[samples] for indices in self._at)
         residual = M[rows, columns] - self._values[samples]
-        return self._placed((rows, columns), residual) * (len(self._values) / len(samples))
+        return self._scattered((rows, columns), residual) * (len(self._values) / len(samples))
 
-    def _placed(self, at: tuple[Any, Any], residual: Any) -> Any:
+    def _scattered(self, at: tuple[DeviceArray, DeviceArray], residual: DeviceArray) -> DeviceArray:
         G = self._xp.zeros(self._shape)
         G[at] = residual
         return G
@@ -80,34 +96,36 @@ class _Completion:
 class _Sensing:
     """The loss of `MatrixSensing`."""
 
-    def __init__(self, xp: Any, problem: MatrixSensing):
+    def __init__(self, xp: ArrayModule, problem: MatrixSensing):
         self._A, self._b = xp.asarray(problem.A.reshape(problem.n, -1)), xp.asarray(problem.b)
 
-    def evaluate(self, M: Any) -> tuple[Any, Any]:
+    def evaluate(self, M: DeviceArray) -> tuple[DeviceArray, DeviceArray]:
         residual = self._A @ M.ravel() - self._b
         return 0.5 * (residual**2).sum(), (residual @ self._A).reshape(M.shape)
 
-    def batch_gradient(self, M: Any, samples: Any) -> Any:
+    def batch_gradient(self, M: DeviceArray, samples: DeviceArray) -> DeviceArray:
         A = self._A[samples]
         part = (A @ M.ravel() - self._b[samples]) @ A
         return part.reshape(M.shape) * (len(self._b) / len(samples))
 
 
 class _Restricted:
-    """A loss as a function of ``M' = M U``, as `fastdln.objectives.base.RestrictedObjective` on the host."""
+    """An objective as a function of ``M' = M U``, as `RestrictedObjective` on the host."""
 
-    def __init__(self, xp: Any, whole: Any, basis: np.ndarray):
+    def __init__(self, xp: ArrayModule, whole: DeviceObjective, basis: np.ndarray):
         self._whole, self._basis = whole, xp.asarray(basis)
 
-    def evaluate(self, M: Any) -> tuple[Any, Any]:
+    def evaluate(self, M: DeviceArray) -> tuple[DeviceArray, DeviceArray]:
         loss, G = self._whole.evaluate(M @ self._basis.T)
         return loss, G @ self._basis
 
-    def batch_gradient(self, M: Any, samples: Any) -> Any:
+    def batch_gradient(self, M: DeviceArray, samples: DeviceArray) -> DeviceArray:
         return self._whole.batch_gradient(M @ self._basis.T, samples) @ self._basis
 
 
-_KINDS: dict[type, Any] = {
+# Exact types: a class derived from one of these may define another loss. The problem's type varies
+# with the entry, hence Any.
+_KINDS: dict[type, Callable[[ArrayModule, Any], DeviceObjective]] = {
     Regression: lambda xp, problem: _LeastSquares(xp, problem.X, problem.Y),
     Logistic: _CrossEntropy,
     MatrixCompletion: _Completion,
@@ -115,18 +133,13 @@ _KINDS: dict[type, Any] = {
 }
 
 
-def objective_on_card(xp: Any, objective: Any) -> Any | None:
-    """Return an objective's counterpart for arrays on a card; None where it has none.
-
-    ``evaluate(M)`` and ``batch_gradient(M, samples)`` are those of `fastdln.objectives.base.RestrictedObjective`, but
-    that the loss stays on the card. A class derived from one of ours may be another loss, and has
-    no counterpart.
-    """
+def objective_on_gpu(xp: ArrayModule, objective: ReducedObjective) -> DeviceObjective | None:
+    """Return the counterpart of an objective for arrays on the GPU; None where it has none."""
     if type(objective) is ReducedRegression:
         return _LeastSquares(xp, *objective.samples)
-    kind = (
-        _KINDS.get(type(objective.problem)) if isinstance(objective, RestrictedObjective) else None
-    )
+    if not isinstance(objective, RestrictedObjective):
+        return None
+    kind = _KINDS.get(type(objective.problem))
     if kind is None:
         return None
     whole = kind(xp, objective.problem)

@@ -1,77 +1,110 @@
-"""How far a batch of networks on a card goes in one launch."""
+"""Choose how many steps one launch of the zigzag kernel takes."""
 
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from fastdln.backends.gpu.cost_model import networks_at_once
 from fastdln.kernels.cuda.zigzag import Batch
-from fastdln.optim.loop import PIECE_SECONDS, next_piece
+from fastdln.optim.loop import SPAN_SECONDS, next_span
+from fastdln.optim.minibatches import Minibatches
+
+from .cost_model import networks_at_once
+from .launcher import Launcher
 
 log = logging.getLogger("fastdln")
 
-# Indices of minibatches that are sent to the card at a time.
-MOST_INDICES = 1 << 22
+# Indices of minibatches that are sent to the GPU at a time.
+MAX_INDICES = 1 << 22
 
 
-class Pace:
-    """Pieces of training that each take about `PIECE_SECONDS`.
+class Launch(NamedTuple):
+    """What `Batch.advance` is told of a launch: goals, seconds, and indices of minibatches."""
+
+    goals: np.ndarray
+    seconds: float
+    indices: list[np.ndarray]
+
+
+class LaunchPacer:
+    """Plans the launches of a batch so that each takes about `SPAN_SECONDS`.
+
+    Parameters
+    ----------
+    launcher : Launcher
+    batch : Batch
+    schedules : sequence of Minibatches or None
+        The minibatches of each network; None is full-batch.
+    max_indices : int
+        Indices of minibatches that one launch may read.
 
     Attributes
     ----------
     at_once : int
-        How many networks an advance may take: those that blocks in groups work on all have to be
-        on the card at once.
+        Most networks of one launch: where groups of blocks synchronise, all of them have to be
+        resident on the GPU.
     """
 
-    def __init__(self, launcher: Any, batch: Batch, schedules: Sequence[Any] = (None,)):
+    def __init__(
+        self,
+        launcher: Launcher,
+        batch: Batch,
+        schedules: Sequence[Minibatches | None] = (None,),
+        max_indices: int = MAX_INDICES,
+    ):
         self._launcher, self._batch, self._schedules = launcher, batch, schedules
-        self._grouped = batch.team.group > 1
-        room = launcher.zigzag_room(batch.constants, batch.team.block, batch.shared_bytes)
-        self._room = max(room // batch.team.group, 1)
-        expected = networks_at_once(batch.packing, batch.team, batch.velocity_kept, launcher.card)
-        if self._room < expected:
+        self._max_indices, self._grouped = max_indices, batch.team.group > 1
+        blocks = launcher.zigzag_capacity(batch.constants, batch.team.block, batch.shared_bytes)
+        self._capacity = max(blocks // batch.team.group, 1)
+        expected = networks_at_once(batch.packing, batch.team, batch.velocity_kept, launcher.device)
+        if self._capacity < expected:
             log.warning(
-                "%s works on %d networks at a time where %d were expected; %s may not be the best",
-                launcher.card, self._room, expected, batch.team,
-            )  # fmt: skip
-        self.at_once = self._room if self._grouped else len(batch.depths)
-        self._visits = int(batch.depths.max())  # of a layer, by every network in a piece
+                "%s holds %d networks at a time where %d were expected; %s may not be the best",
+                *(launcher.device, self._capacity, expected, batch.team),
+            )
+        self.at_once = self._capacity if self._grouped else len(batch.depths)
+        self._updates = int(batch.depths.max())  # layer updates of every network in a span
+        self._start, self._before = 0.0, np.zeros(0, np.int64)  # of the launch in progress
 
-    def advance(self, active: np.ndarray, goal: int | None = None) -> np.ndarray:
-        """Advance the active networks by one piece, to `goal` at most; return all steps."""
-        batch, begun = self._batch, time.perf_counter()
+    def plan(self, active: np.ndarray, goal: int | None = None) -> Launch:
+        """Return the launch that advances the active networks by one span, to `goal` at most."""
+        batch, self._start = self._batch, time.perf_counter()
         goals = np.full(len(active), batch.limit if goal is None else min(goal, batch.limit))
-        before = np.maximum(batch.steps_taken()[active], 0)
+        before = self._before = np.maximum(batch.steps_taken()[active], 0)
         if self._grouped or batch.size:
-            # Deep networks take fewer steps, so that none waits for them.
-            steps = np.maximum(self._visits // batch.depths[active], 1)
+            # Deeper networks take fewer steps, so that all finish the launch at the same time.
+            steps = np.maximum(self._updates // batch.depths[active], 1)
             goals = np.minimum(goals, before + np.minimum(steps, self._most_steps(len(active))))
-        # Single blocks watch the clock themselves; in waves, each has a part of the piece.
-        waves = -(-len(active) // self._room)
-        batches = self._batches(active, before, goals)
-        batch.advance(self._launcher.zigzag, active, goals, PIECE_SECONDS / waves, batches)
+        # Single blocks read the clock themselves; where they run in waves, each has its part.
+        waves = -(-len(active) // self._capacity)
+        return Launch(goals, SPAN_SECONDS / waves, self._indices(active, before, goals))
+
+    def finish(self, active: np.ndarray) -> np.ndarray:
+        """Wait for the planned launch and measure it; return the steps taken by all networks."""
         self._launcher.synchronize()
-        seconds, reached = time.perf_counter() - begun, batch.steps_taken()
-        # What was done, not what was asked for: networks end, and goals are cut.
-        taken = (reached[active] - before) * batch.depths[active]
-        self._visits = next_piece(self._visits, int(taken.max()), seconds)
+        seconds, reached = time.perf_counter() - self._start, self._batch.steps_taken()
+        # Count steps taken rather than asked for: networks end early, and goals are cut.
+        taken = (reached[active] - self._before) * self._batch.depths[active]
+        self._updates = next_span(self._updates, int(taken.max()), seconds)
         return reached
 
     def _most_steps(self, networks: int) -> int:
-        """Return how many steps of each network have room for their indices."""
+        """Return the steps of each network whose indices fit in one launch."""
         if not self._batch.size:
             return self._batch.limit
-        return max(MOST_INDICES // (self._batch.size * networks), 1)
+        return max(self._max_indices // (self._batch.size * networks), 1)
 
-    def _batches(self, active: np.ndarray, before: np.ndarray, goals: np.ndarray) -> list[Any]:
-        """Return the indices of the samples of all steps to come, for each active network."""
+    def _indices(
+        self, active: np.ndarray, before: np.ndarray, goals: np.ndarray
+    ) -> list[np.ndarray]:
+        """Return, for each active network, the sample indices of its steps up to its goal."""
         if not self._batch.size:
             return []
-        return [
-            np.array([self._schedules[i](t) for t in range(first, goal)], np.int32)
-            for i, first, goal in zip(active, before, goals, strict=True)
-        ]
+        found = []
+        for network, first, goal in zip(active, before, goals, strict=True):
+            schedule = self._schedules[network]
+            assert schedule is not None  # all networks of a batch have minibatches, or none
+            found.append(np.array([schedule(t) for t in range(first, goal)], np.int32))
+        return found
