@@ -4,11 +4,11 @@ Public names are imported when they are first used, so that ``import fastdln`` s
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-# Public name → the module it lives in; an empty name stands for the module itself.
+# Public name → the module it is defined in; the same again below, for type checkers.
 _HOMES = {
     "Regression": "objectives.regression",
     "paper_regression": "objectives.regression",
@@ -18,8 +18,9 @@ _HOMES = {
     "Objective": "objectives.base",
     "Network": "network",
     "initialize": "initializers.layers",
-    "train": "training.run",
-    "resume": "training.run",
+    "TrainConfig": "config",
+    "train": "training.train",
+    "resume": "training.resume",
     "train_many": "training.many",
     "TrainResult": "result",
     "haar_orthogonal": "initializers.haar",
@@ -30,15 +31,37 @@ _MODULES = ("chain", "theory", "plot")
 
 __all__ = [*_HOMES, *_MODULES, "__version__"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"fastdln.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fastdln' has no attribute {name!r}")
-    value = getattr(import_module(f"fastdln.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+if TYPE_CHECKING:
+    # ``import name as name`` makes a name public for type checkers.
+    from fastdln import chain as chain
+    from fastdln import plot as plot
+    from fastdln import theory as theory
+    from fastdln.backends.cpu.reflectors import HaarReflectors as HaarReflectors
+    from fastdln.config import TrainConfig as TrainConfig
+    from fastdln.initializers.haar import haar_orthogonal as haar_orthogonal
+    from fastdln.initializers.layers import initialize as initialize
+    from fastdln.network import Network as Network
+    from fastdln.objectives.base import Objective as Objective
+    from fastdln.objectives.logistic import Logistic as Logistic
+    from fastdln.objectives.regression import Regression as Regression
+    from fastdln.objectives.regression import paper_regression as paper_regression
+    from fastdln.objectives.sensing import MatrixCompletion as MatrixCompletion
+    from fastdln.objectives.sensing import MatrixSensing as MatrixSensing
+    from fastdln.result import TrainResult as TrainResult
+    from fastdln.sweeps.sweep import sweep as sweep
+    from fastdln.training.many import train_many as train_many
+    from fastdln.training.resume import resume as resume
+    from fastdln.training.train import train as train
+else:
+    # Hidden from type checkers: with it, every misspelt name of the package would pass.
+    def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return import_module(f"fastdln.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'fastdln' has no attribute {name!r}")
+        value = getattr(import_module(f"fastdln.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fastdln.command_options import with_run_options
+from fastdln.sweeps.axes import INITS
+from fastdln.sweeps.grid import AXES
+
 if TYPE_CHECKING:
     import xarray as xr
 
     from fastdln.objectives.regression import Regression
+    from fastdln.result import TrainResult
 
 # Heavy imports stand inside the commands, so that --help and mistakes answer at once.
 
@@ -32,24 +37,7 @@ OutputOption = Annotated[
 ]
 PresetOption = Annotated[str, typer.Option("--preset", help="quick, laptop or paper")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress")]
-DtypeOption = Annotated[str, typer.Option("--dtype", help="float32 or float64")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, gpu, gpu:1 … or auto")]
-MethodOption = Annotated[str, typer.Option("--method", help="auto, dense or reduced")]
-RateOption = Annotated[
-    float | None,
-    typer.Option("--learning-rate", help="The paper's step size; else the theorem's largest"),
-]
-
-
-OptimizerOption = Annotated[str, typer.Option("--optimizer", help="gd or adam")]
-MomentumOption = Annotated[float, typer.Option("--momentum", help="At least 0, less than 1")]
-NesterovOption = Annotated[bool, typer.Option("--nesterov", help="Nesterov's momentum")]
-DecayOption = Annotated[float, typer.Option("--weight-decay", help="At least 0")]
-BatchOption = Annotated[
-    int | None, typer.Option("--batch-size", help="Samples a step; else all of them")
-]
-GainOption = Annotated[float, typer.Option("--gain", help="Factor of every layer at the start")]
-KernelOption = Annotated[str, typer.Option("--kernel", help="auto, two-pass or zigzag")]
 
 
 def main() -> None:
@@ -146,58 +134,29 @@ def figure2(
 
 @app.command()
 @guarded
+@with_run_options()
 def train(
+    options: dict[str, Any],
     width: Annotated[str, typer.Option("--width", help="One width, or one for each hidden layer")],
-    depth: Annotated[int | None, typer.Option("--depth", help="Number of layers")] = None,
-    init: Annotated[
-        str,
-        typer.Option(
-            "--init",
-            help="gaussian, orthogonal, identity, balanced, zero_asymmetric or near_identity",
-        ),
-    ] = "orthogonal",
-    steps: Annotated[int, typer.Option("--steps", help="Gradient steps")] = 10_000,
-    learning_rate: RateOption = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the network")] = 0,
-    dtype: DtypeOption = "float64",
-    device: DeviceOption = "auto",
-    method: MethodOption = "auto",
-    optimizer: OptimizerOption = "gd",
-    momentum: MomentumOption = 0.0,
-    nesterov: NesterovOption = False,
-    weight_decay: DecayOption = 0.0,
-    batch_size: BatchOption = None,
-    gain: GainOption = 1.0,
-    kernel: KernelOption = "auto",
     data: DataOption = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the loss to this file")] = None,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Keep the network and the losses in this .npz")
+    ] = None,
 ) -> None:
-    """Train one network and print what came of it."""
-    from fastdln.training.run import train as run
+    """Train one network and print the result."""
+    from fastdln.training.train import train as run
 
     widths = whole_numbers("--width", width)
     if plot is not None:
         _check_figure_name(plot)
-    result = run(
-        _problem(data),
-        width=widths[0] if len(widths) == 1 else widths,
-        depth=depth,
-        init=init,
-        steps=steps,
-        learning_rate=learning_rate,
-        seed=seed,
-        dtype=dtype,
-        device=device,
-        method=method,
-        optimizer=optimizer,
-        momentum=momentum,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        batch_size=batch_size,
-        gain=gain,
-        kernel=kernel,
-    )
+    if save is not None:
+        _check_directory(save, "the network")
+    result = run(_problem(data), width=widths[0] if len(widths) == 1 else widths, **options)
     typer.echo(_report(result))
+    if save is not None:
+        result.save(save)
+        typer.echo(f"wrote {save}")
     if plot is not None:
         from fastdln import plot as plots
 
@@ -207,27 +166,17 @@ def train(
 
 @app.command()
 @guarded
+@with_run_options(without=AXES)
 def sweep(
+    options: dict[str, Any],
     store: Annotated[Path, typer.Argument(help="Directory for the results (Zarr)")],
     widths: Annotated[str, typer.Option("--widths", help="As 10,50,100 or 100:500:100")],
     depths: Annotated[str, typer.Option("--depths", help="As 1,10,100 or 10:100:10")],
-    inits: Annotated[str, typer.Option("--inits", help="Initialisations")] = "gaussian,orthogonal",
+    inits: Annotated[str, typer.Option("--inits", help="Initialisations")] = ",".join(INITS),
     seeds: Annotated[str, typer.Option("--seeds", help="As 0 or 0:9")] = "0",
-    steps: Annotated[int, typer.Option("--steps", help="Gradient steps of each network")] = 10_000,
     record: Annotated[
         str | None, typer.Option("--record-steps", help="Steps whose loss is kept")
     ] = None,
-    learning_rate: RateOption = None,
-    dtype: DtypeOption = "float64",
-    device: DeviceOption = "auto",
-    method: MethodOption = "auto",
-    optimizer: OptimizerOption = "gd",
-    momentum: MomentumOption = 0.0,
-    nesterov: NesterovOption = False,
-    weight_decay: DecayOption = 0.0,
-    batch_size: BatchOption = None,
-    gain: GainOption = 1.0,
-    kernel: KernelOption = "auto",
     workers: Annotated[
         int | None, typer.Option("--workers", help="Networks trained at a time")
     ] = None,
@@ -243,22 +192,11 @@ def sweep(
         depths=whole_numbers("--depths", depths),
         inits=[name.strip() for name in inits.split(",")],
         seeds=whole_numbers("--seeds", seeds),
-        steps=steps,
         record_steps=None if record is None else whole_numbers("--record-steps", record),
         store=store,
-        device=device,
         progress=not quiet,
-        dtype=dtype,
-        learning_rate=learning_rate,
-        method=method,
         workers=workers,
-        optimizer=optimizer,
-        momentum=momentum,
-        nesterov=nesterov,
-        weight_decay=weight_decay,
-        batch_size=batch_size,
-        gain=gain,
-        kernel=kernel,
+        **options,
     )
     typer.echo(f"{_summary(dataset)}; results in {store}")
 
@@ -350,7 +288,7 @@ def _problem(data: Path | None) -> "Regression":
     return Regression(found["X"], found["Y"])
 
 
-def _report(result: Any) -> str:
+def _report(result: "TrainResult") -> str:
     lines = {
         "loss": f"{result.loss[0]:.6g} → {result.loss[-1]:.6g}",
         "relative loss": f"{result.relative_loss[-1]:.6g}",
@@ -382,9 +320,13 @@ def _selected(dataset: "xr.Dataset", **texts: str | None) -> "xr.Dataset":
 
 
 def _check_figure_name(path: Path) -> None:
-    """Raise before the work where its figure could not be written after it."""
+    """Raise before training if its figure could not be written afterwards."""
     endings = (".png", ".svg", ".pdf")
     if path.suffix.lower() not in endings:
         raise ValueError(f"a figure's name must end in {', '.join(endings)}, not be {str(path)!r}")
+    _check_directory(path, "the figure")
+
+
+def _check_directory(path: Path, what: str) -> None:
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no directory {path.parent} for the figure {path.name}")
+        raise FileNotFoundError(f"there is no directory {path.parent} for {what} {path.name}")

@@ -1,10 +1,14 @@
 """The figures of the paper, at three sizes."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastdln.config import TrainConfig, check_device_name
+from fastdln.sweeps.axes import INITS, SEEDS
+from fastdln.sweeps.cell_runs import CellRuns
 from fastdln.sweeps.grid import Cell, Grid
 from fastdln.sweeps.progress import duration
 from fastdln.utils import threads, validation
@@ -13,7 +17,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
-INITS = ("gaussian", "orthogonal")
+# The dtype in which the networks of a figure are trained.
+DTYPE = "float32"
 
 
 @dataclass(frozen=True)
@@ -35,15 +40,13 @@ class Preset:
     record_steps: tuple[int, ...]
 
 
-# The paper shows t = 1258 and t = 10000; all presets draw Figure 1 at their record_steps.
+# Steps after which the paper shows Figure 1.
+PAPER_STEPS = (0, 1258, 10_000)
+# All presets draw Figure 1 at their record_steps.
 FIGURE1 = {
     "quick": Preset(tuple(range(20, 201, 20)), (1, *range(10, 81, 10)), 1258, (0, 200, 1258)),
-    "laptop": Preset(
-        (10, *range(50, 501, 50)), (1, 25, *range(50, 301, 50)), 10_000, (0, 1258, 10_000)
-    ),
-    "paper": Preset(
-        (10, *range(50, 1001, 50)), (1, *range(35, 701, 35)), 10_000, (0, 1258, 10_000)
-    ),
+    "laptop": Preset((10, *range(50, 501, 50)), (1, 25, *range(50, 301, 50)), 10_000, PAPER_STEPS),
+    "paper": Preset((10, *range(50, 1001, 50)), (1, *range(35, 701, 35)), 10_000, PAPER_STEPS),
 }
 FIGURE2 = {
     "quick": Preset((30, 100, 300), (5, 20, 80), 1258, tuple(range(0, 1259, 17))),
@@ -54,7 +57,7 @@ FIGURE2 = {
 
 def figure1(
     preset: str = "quick",
-    output: Any = None,
+    output: str | os.PathLike[str] | None = None,
     *,
     progress: bool = True,
     device: str = "auto",
@@ -95,18 +98,13 @@ def figure1(
     MemoryError, OSError, KeyboardInterrupt
         As `fastdln.sweep` does.
     """
-
-    def draw(dataset: "xr.Dataset") -> "Figure":
-        from fastdln.plot import heatmaps
-
-        return heatmaps(dataset, [int(s) for s in dataset["step"].values if s])
-
-    return _figure("figure1", FIGURE1, preset, output, draw, progress, device, client, say)
+    arguments = Arguments(preset, output, progress, device, client, say)
+    return _figure("figure1", FIGURE1, _heatmaps, arguments)
 
 
 def figure2(
     preset: str = "quick",
-    output: Any = None,
+    output: str | os.PathLike[str] | None = None,
     *,
     progress: bool = True,
     device: str = "auto",
@@ -117,46 +115,65 @@ def figure2(
 
     Parameters, results and errors are those of `figure1`, with ``figure2`` in all names.
     """
+    arguments = Arguments(preset, output, progress, device, client, say)
+    return _figure("figure2", FIGURE2, _curves, arguments)
 
-    def draw(dataset: "xr.Dataset") -> "Figure":
-        from fastdln.plot import loss_curves
 
-        return loss_curves(dataset)
+class Arguments(NamedTuple):
+    """The arguments of `figure1` and `figure2`."""
 
-    return _figure("figure2", FIGURE2, preset, output, draw, progress, device, client, say)
+    preset: str
+    output: str | os.PathLike[str] | None
+    progress: bool
+    device: str
+    client: Any
+    say: Callable[[str], None] | None
+
+
+def _heatmaps(dataset: "xr.Dataset") -> "Figure":
+    from fastdln.plot import heatmaps
+
+    return heatmaps(dataset, [int(s) for s in dataset["step"].values if s])
+
+
+def _curves(dataset: "xr.Dataset") -> "Figure":
+    from fastdln.plot import loss_curves
+
+    return loss_curves(dataset)
 
 
 def _figure(
     name: str,
-    presets: dict[str, Preset],
-    preset: str,
-    output: Any,
+    presets: Mapping[str, Preset],
     draw: Callable[["xr.Dataset"], "Figure"],
-    progress: bool,
-    device: str,
-    client: Any,
-    say: Callable[[str], None] | None,
+    given: Arguments,
 ) -> tuple[Path, ...]:
     from fastdln.plot import save
 
-    chosen = presets[validation.one_of("preset", preset, presets)]
-    device = validation.device(device) if client is None else validation.device_name(device)
-    directory = _directory(output, f"{name}-{preset}")
+    chosen = presets[validation.one_of("preset", given.preset, presets)]
+    if given.client is None:
+        _check_device(given.device)
+    else:
+        check_device_name("device", given.device)
+    directory = _directory(given.output, f"{name}-{given.preset}")
     store = directory / f"{name}.zarr"
-    if say is not None:
-        say(
-            _announcement(
-                f"{name}, preset {preset}", chosen, store, device if client is None else None
-            )
-        )
-    figure = draw(_sweep(chosen, store, progress, device, client))
+    runs = _runs(chosen, store, given)
+    if given.say is not None:
+        given.say(_announcement(f"{name}, preset {given.preset}", chosen, store, runs, given))
+    figure = draw(_sweep(runs, chosen, store, given))
     files = directory / f"{name}.png", directory / f"{name}.svg"
     for file in files:
         save(figure, file)
     return (*files, store)
 
 
-def _directory(output: Any, default: str) -> Path:
+def _check_device(name: str) -> None:
+    from fastdln.backends.selection import check_device
+
+    check_device(name)
+
+
+def _directory(output: str | os.PathLike[str] | None, default: str) -> Path:
     """Return the directory for the results, made if need be."""
     from fastdln.sweeps.store import local_path
 
@@ -170,26 +187,35 @@ def _directory(output: Any, default: str) -> Path:
     return directory
 
 
-def _sweep(preset: Preset, store: Path, progress: bool, device: str, client: Any) -> "xr.Dataset":
+def _runs(preset: Preset, store: Path, given: Arguments) -> CellRuns:
+    """Return the runs of the figure's cells, their device decided."""
     from fastdln.objectives.regression import paper_regression
+    from fastdln.sweeps.device import with_device
+
+    config = TrainConfig(steps=preset.steps, dtype=DTYPE, device=given.device)
+    runs = CellRuns.of(paper_regression(), config, preset.record_steps)
+    return with_device(runs, runs.plans(_grid(preset).cells()), store, given.client)
+
+
+def _sweep(runs: CellRuns, preset: Preset, store: Path, given: Arguments) -> "xr.Dataset":
     from fastdln.sweeps.sweep import sweep
 
     return sweep(
-        paper_regression(),
+        runs.problem,
         preset.widths,
         preset.depths,
         INITS,
         steps=preset.steps,
         record_steps=preset.record_steps,
         store=store,
-        device=device,
-        client=client,
-        progress=progress,
-        dtype="float32",
+        device=runs.config.device,
+        client=given.client,
+        progress=given.progress,
+        dtype=DTYPE,
     )
 
 
-def _announcement(title: str, preset: Preset, store: Path, device: str | None) -> str:
+def _announcement(title: str, preset: Preset, store: Path, runs: CellRuns, given: Arguments) -> str:
     """Say what will be trained and, where that is on this machine's CPU, how long it takes."""
     grid = _grid(preset)
     pending = _pending(grid, store)
@@ -200,13 +226,16 @@ def _announcement(title: str, preset: Preset, store: Path, device: str | None) -
     ]
     if len(pending) < total:
         parts.append(f"{total - len(pending)} of them are done")
-    if device == "cpu" and pending:
-        parts.append(f"estimated time: up to {duration(_seconds(preset, pending))}")
+    if given.client is None and runs.config.device == "cpu" and pending:
+        from fastdln.sweeps.estimate import estimate
+
+        seconds = estimate(runs, runs.plans(pending), threads.available())
+        parts.append(f"estimated time: up to {duration(seconds)}")
     return "; ".join(parts)
 
 
 def _grid(preset: Preset) -> Grid:
-    return Grid(INITS, preset.widths, preset.depths, (0,), preset.record_steps)
+    return Grid(INITS, preset.widths, preset.depths, SEEDS, preset.record_steps)
 
 
 def _pending(grid: Grid, store: Path) -> list[Cell]:
@@ -221,12 +250,3 @@ def _pending(grid: Grid, store: Path) -> list[Cell]:
     if status.shape != grid.shape:
         return cells
     return [cell for cell in cells if status[cell.index] == "pending"]
-
-
-def _seconds(preset: Preset, cells: list[Cell], workers: int | None = None) -> float:
-    from fastdln.objectives.regression import paper_regression
-    from fastdln.sweeps.estimate import estimate
-    from fastdln.sweeps.setting import Setting
-
-    setting = Setting.of(paper_regression(), preset.steps, preset.record_steps, "float32")
-    return estimate(setting, setting.plans(cells), workers or threads.available())

@@ -1,4 +1,4 @@
-"""What this machine and installation offer, for bug reports and for reading timings."""
+"""Properties of this machine and installation, for bug reports and for reading timings."""
 
 import platform
 import subprocess
@@ -7,6 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fastdln.backends.gpu.device import require_gpu
 from fastdln.utils import memory, threads
 
 PACKAGES = (
@@ -42,8 +45,8 @@ def info() -> Info:
     Returns
     -------
     Info
-        A dict of sections, each a dict of str to str; ``print(info())`` is readable. What
-        cannot be found out is ``"unknown"``; of what is not there the value says why.
+        A dict of sections, each a dict of str to str; ``print(info())`` is readable. A value that
+        cannot be determined is ``"unknown"``; where there is no GPU, the value says why.
     """
     return Info(
         {
@@ -63,11 +66,10 @@ def info() -> Info:
 
 
 def _kernels() -> dict[str, str]:
-    """Return what the cost model chooses for a few networks of the paper's problem, and why."""
-    import numpy as np
-
+    """Return the cost model's choices for a few networks of the paper's problem, and why."""
+    # Imported here: these load Numba.
     from fastdln.backends.cpu.cost_model import choose
-    from fastdln.reduction.plan import chain_layout
+    from fastdln.backends.cpu.packed_chain import chain_layout
 
     found = {}
     for width, depth in [(26, 700), (100, 4), (300, 30), (1000, 50)]:
@@ -91,7 +93,7 @@ def _version(name: str) -> str | None:
 
 
 def _processor() -> str:
-    """Return the processor's name as its maker gives it."""
+    """Return the processor's name as its manufacturer gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -156,17 +158,15 @@ def _memory() -> dict[str, str]:
 
 def _blas() -> str:
     """Return the BLAS that NumPy was built with."""
-    import numpy as np
-
-    # mode="dicts" prints nothing and returns what the build recorded.
+    # mode="dicts" prints nothing and returns the build's record, nested dicts of `Any`.
     config: Any = np.show_config(mode="dicts")
     blas = config.get("Build Dependencies", {}).get("blas", {})
     return f"{blas.get('name', UNKNOWN)} {blas.get('version', '')}".strip()
 
 
 def _gpu() -> dict[str, str]:
-    """Return the GPU that CuPy sees, or why there is none."""
-    installed = [f"{name} {found}" for name in CUPY if (found := _version(name))]
+    """Return the GPU that CuPy finds, or why there is none."""
+    installed = [f"{name} {number}" for name in CUPY if (number := _version(name))]
     if not installed:
         why = "CuPy is not installed (pip install 'fastdln[cuda12]' or 'fastdln[cuda13]')"
         return {"device": f"none: {why}"}
@@ -174,8 +174,6 @@ def _gpu() -> dict[str, str]:
 
 
 def _cuda_device() -> str:
-    from fastdln.backends.gpu.device import require_gpu
-
     try:
         return require_gpu("gpu").name
     except (ImportError, RuntimeError, ValueError) as error:

@@ -1,9 +1,10 @@
 """A deep linear network: its normalised weights, input first."""
 
+import itertools
 import os
 import zipfile
-from collections.abc import Sequence
-from typing import IO, Any
+from collections.abc import Mapping, Sequence
+from typing import IO, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -41,7 +42,7 @@ class Network:
 
     @classmethod
     def trusted(cls, weights: Sequence[np.ndarray]) -> "Network":
-        """Wrap weights that are known to fit, and may be formed only when asked for."""
+        """Wrap weights without checking them; they may be formed when they are accessed."""
         network = cls.__new__(cls)
         network.weights = weights
         return network
@@ -87,7 +88,7 @@ class Network:
         """``√rows`` of every layer, float64: ``W_i = layer_scales[i] * weights[i]``."""
         return np.sqrt([rows for rows, _ in self.shapes])
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to an ``.npz`` archive, one layer in memory at a time.
 
         Parameters
@@ -95,16 +96,21 @@ class Network:
         path : path-like
             Written whole or not at all: an existing file stays until the new one is complete.
         """
+        self.save_with(path, {})
+
+    def save_with(self, path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+        """Write the network as `save` does, and further arrays; their names are not numbers."""
         partial = f"{os.fspath(path)}.partial"
+        layers = ((str(i), layer) for i, layer in enumerate(self.weights))
         with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
-            for i, layer in enumerate(self.weights):
-                with archive.open(f"{i}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, np.ascontiguousarray(layer))
+            for name, array in itertools.chain(layers, arrays.items()):
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, np.asarray(array, order="C"))
         os.replace(partial, path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Network":
-        """Read a network that `save` wrote, checking it as any given network.
+    def load(cls, path: str | os.PathLike[str]) -> "Network":
+        """Read a network that `save` or `TrainResult.save` wrote, checking it as any given network.
 
         Raises
         ------
@@ -137,8 +143,9 @@ def _read_layers(file: IO[bytes]) -> list[np.ndarray] | None:
         return None
     file.seek(0)
     with np.load(file, allow_pickle=False) as archive:
-        names = [str(i) for i in range(len(archive.files))]
-        return [archive[name] for name in names] if set(names) == set(archive.files) else None
+        numbers = {name for name in archive.files if name.isdecimal()}
+        names = [str(i) for i in range(len(numbers))]
+        return [archive[name] for name in names] if names and set(names) == numbers else None
 
 
 def _short(widths: tuple[int, ...]) -> str:
@@ -166,8 +173,8 @@ def _checked(layers: list[np.ndarray]) -> list[np.ndarray]:
     return checked
 
 
-def hidden_widths(width: Any, depth: Any) -> tuple[int, ...]:
-    """Return the hidden widths ``(m_1, …, m_{L-1})`` that `width` and `depth` stand for.
+def hidden_widths(width: int | Sequence[int] | None, depth: int | None) -> tuple[int, ...]:
+    """Return the hidden widths ``(m_1, …, m_{L-1})`` given by `width` and `depth`.
 
     Parameters
     ----------
@@ -176,14 +183,15 @@ def hidden_widths(width: Any, depth: Any) -> tuple[int, ...]:
     depth : int or None
         Number of layers L ≥ 1; may be left out where `width` lists all hidden widths.
     """
-    if np.ndim(width) == 0:
+    if width is None or np.ndim(width) == 0:
         if depth is None:
             raise ValueError("depth must be given where width is one number")
         if width is None:
             raise ValueError("width must be given: one number, or a list of hidden widths")
         width = validation.positive_integer("width", width)
         return (width,) * (validation.positive_integer("depth", depth) - 1)
-    widths = tuple(validation.positive_integer(f"width[{i}]", w) for i, w in enumerate(width))
+    listed = cast(Sequence[int], width)
+    widths = tuple(validation.positive_integer(f"width[{i}]", w) for i, w in enumerate(listed))
     if depth is not None and validation.positive_integer("depth", depth) != len(widths) + 1:
         raise ValueError(
             f"width lists {len(widths)} hidden widths, which makes depth {len(widths) + 1},"

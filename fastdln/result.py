@@ -1,5 +1,6 @@
-"""What a training run did."""
+"""The result of a training run."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,10 +8,13 @@ import numpy as np
 
 from fastdln.network import Network
 
+# Attributes that `TrainResult.save` keeps beside the layers.
+SAVED = ("loss", "learning_rate", "status", "seconds")
+
 
 @dataclass(frozen=True, eq=False)  # two runs are equal where they are one
 class TrainResult:
-    """What a training run did.
+    """The result of a training run.
 
     Attributes
     ----------
@@ -22,8 +26,8 @@ class TrainResult:
         ``"diverged"``: the loss was no longer finite.
     steps_taken : int
     seconds : float
-        Wall time, drawing the network included; of networks side by side, from one's drawing to
-        its end.
+        Wall time, including the drawing of the network; for batched networks, from the drawing of
+        this one to its end.
     method : {"reduced", "dense"}
         Whether the exact reduction of the width was used.
     reason : str
@@ -32,11 +36,10 @@ class TrainResult:
     learning_rate : float
         The η that was used, for the paper's weights ``W_i``.
     network : Network
-        The trained network, its weights for reading only. Full weights of a reduced run are formed
-        when they are asked for.
-
+        The trained network, with read-only weights. Full weights of a reduced run are formed when
+        they are accessed.
     state : object or None
-        What `fastdln.resume` goes on from; None unless the run was `resumable`.
+        Used by `fastdln.resume`; None unless the run was `resumable`.
     """
 
     loss: np.ndarray
@@ -52,9 +55,28 @@ class TrainResult:
 
     @property
     def relative_loss(self) -> np.ndarray:
-        """``loss / loss[0]``, float64."""
+        """``loss / loss[0]``, float64; 0 where the loss is 0 from the start."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            return self.loss / self.loss[0]
+            return np.where(self.loss == 0, 0.0, self.loss / self.loss[0])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the trained network and the losses to an ``.npz`` archive.
+
+        `fastdln.Network.load` reads the network, and `numpy.load` the arrays ``loss``,
+        ``learning_rate``, ``status`` and ``seconds`` beside the layers ``0``, ``1``, ….
+
+        Parameters
+        ----------
+        path : path-like
+            Written whole or not at all: an existing file stays until the new one is complete.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        details = {name: np.asarray(getattr(self, name)) for name in SAVED}
+        self.network.save_with(path, details)
 
     def __repr__(self) -> str:
         return (

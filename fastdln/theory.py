@@ -1,4 +1,4 @@
-"""What Hu, Xiao & Pennington prove: step size, rate of convergence, and sufficient width.
+"""Results of Hu, Xiao & Pennington: step size, rate of convergence, and sufficient width.
 
 Theorem numbers are those of *Provable Benefit of Orthogonal Initialization in Optimizing Deep
 Linear Networks*, ICLR 2020, arXiv 2001.05992. Throughout ``ℓ*`` is the least loss of any
@@ -15,6 +15,7 @@ from fastdln.utils import validation
 
 
 def _reduced(problem: Regression) -> ReducedRegression:
+    """Return a problem's regression on the span of its inputs, or raise TypeError."""
     if not isinstance(problem, Regression):
         raise TypeError(
             f"the theorems are about least squares: problem must be a Regression, not a"
@@ -49,8 +50,8 @@ def learning_rate(problem: Objective, depth: int) -> float:
     Parameters
     ----------
     problem : Regression or other objective
-        For an objective that is no regression its `smoothness`, the Lipschitz constant of its
-        gradient, stands for ``‖X‖₂²``.
+        Another objective's `smoothness`, the Lipschitz constant of its gradient, replaces
+        ``‖X‖₂²``.
     depth : int
         Number of layers L ≥ 1.
 
@@ -90,7 +91,7 @@ def contraction(problem: Regression, depth: int, learning_rate: float | None = N
     Raises
     ------
     ValueError
-        If `learning_rate` is above the theorem's largest, where it promises nothing.
+        If `learning_rate` is above the theorem's largest.
     """
     largest = _largest_step(problem, depth)
     eta = (
@@ -98,7 +99,7 @@ def contraction(problem: Regression, depth: int, learning_rate: float | None = N
         if learning_rate is None
         else validation.positive_number("learning_rate", learning_rate)
     )
-    if eta > largest * (1 + 1e-12):  # room for the rounding of a caller's own formula
+    if eta > largest * (1 + 1e-12):  # allow for the rounding of a caller's own formula
         raise ValueError(
             f"learning_rate must be at most {largest:.6g} for Theorem 4.1 to hold at depth"
             f" {depth}, not {eta:.6g}"
@@ -152,10 +153,8 @@ def loss_bound(
     envelope = contraction(problem, depth, learning_rate) ** np.arange(steps + 1.0)
     if initial_loss is None:
         return envelope
-    start, least = (
-        validation.non_negative_number("initial_loss", initial_loss),
-        optimal_loss(problem),
-    )
+    start = validation.non_negative_number("initial_loss", initial_loss)
+    least = optimal_loss(problem)
     if start < least:
         raise ValueError(f"initial_loss must be at least the optimal loss {least:.6g}, not {start}")
     return least + envelope * (start - least)
@@ -164,10 +163,10 @@ def loss_bound(
 def required_width(
     problem: Regression, failure_probability: float = 0.01, constant: float = 1.0
 ) -> float:
-    """Return the width that Theorem 4.1 asks for, ``max(C r̃ κ² (d_y(1+‖W*‖₂²) + log(r/δ)), d_x)``.
+    """Return the width that Theorem 4.1 requires, ``max(C r̃ κ² (d_y(1+‖W*‖₂²) + log(r/δ)), d_x)``.
 
-    It does not depend on the depth; that is the theorem's point. The theorem leaves C
-    unspecified, so the value tells how the width scales, not what suffices in practice.
+    It does not depend on the depth, which is the theorem's contribution. The theorem leaves C
+    unspecified: the value shows how the width scales, not which width suffices in practice.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""."""
+"""Initial networks, and Haar-distributed orthogonal matrices."""

@@ -1,39 +1,68 @@
-"""How networks begin: drawn layer by layer, each layer from a stream of its own."""
+"""Initial networks: drawn layer by layer, each layer from a random stream of its own."""
 
 import itertools
 import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
+from fastdln.backends.cpu.chain import end_to_end
+from fastdln.backends.cpu.haar import haar_batch
+from fastdln.config import INITS
 from fastdln.network import Network, hidden_widths
-from fastdln.rng import Stream, seed_key, standard_normal, stream_id
+from fastdln.rng import Seed, Stream, seed_key, standard_normal, stream_id
 from fastdln.utils import memory, validation
 
-INITS = (
-    "gaussian",
-    "orthogonal",
-    "identity",
-    "balanced",
-    "zero_asymmetric",
-    "near_identity",
-)
-# Bytes of Haar matrices drawn as one batch: enough to fill every core, little beside a network.
+# Bytes of Haar matrices drawn as one batch: enough for every core, few compared with a network.
 BATCH_BYTES = 1 << 26
-# Bytes of a Gaussian layer drawn at a time where it is to be copied to its place.
+# Bytes of a Gaussian layer drawn at a time where it is copied to its destination.
 ROWS_BYTES = 1 << 22
+
+
+class Draw(NamedTuple):
+    """Everything that determines a drawn network.
+
+    Attributes
+    ----------
+    widths : tuple of int
+        ``(d_x, m_1, …, m_{L-1}, d_y)``.
+    init : str
+        One of `fastdln.config.INITS`.
+    key : int
+        From `fastdln.rng.seed_key`.
+    dtype : numpy.dtype
+        float32 or float64.
+    gain : float
+        Factor of every layer.
+    """
+
+    widths: tuple[int, ...]
+    init: str
+    key: int
+    dtype: np.dtype
+    gain: float
+
+    @property
+    def depth(self) -> int:
+        """Number of layers L."""
+        return len(self.widths) - 1
+
+    def shape(self, i: int) -> tuple[int, int]:
+        """Return (rows, columns) of layer i, counted from 0."""
+        return self.widths[i + 1], self.widths[i]
 
 
 def initialize(
     d_x: int,
     d_y: int,
     *,
-    width: Any = None,
+    width: int | Sequence[int] | None = None,
     depth: int | None = None,
     init: str = "orthogonal",
-    seed: Any = 0,
-    dtype: Any = "float64",
+    seed: Seed = 0,
+    dtype: DTypeLike = "float64",
     gain: float = 1.0,
 ) -> Network:
     """Draw a deep linear network.
@@ -69,13 +98,13 @@ def initialize(
             Residual layers ``I + E_i`` with ``‖E_i‖₂ ≈ 1/L``, E_i Gaussian: the neighbourhood
             of the identity in which Bartlett, Helmbold & Long 2018 (arXiv 1802.06093) study
             gradient descent. Does not reduce.
-    seed : int or what `numpy.random.default_rng` accepts
-        One seed is one network, whatever the number of threads; float32 and float64 networks
+    seed : int, or as for `numpy.random.default_rng`
+        A seed determines the network for any number of threads; float32 and float64 networks
         of a seed are equal to rounding.
     dtype : {"float64", "float32"}
     gain : float
         Factor of every layer, greater than 0: scaled orthogonal, scaled Gaussian, and so on.
-        A gain changes nothing in whether a network reduces.
+        Whether a network reduces does not depend on it.
 
     Returns
     -------
@@ -97,16 +126,18 @@ def initialize(
     widths = full_widths(d_x, d_y, width, depth)
     check_init(init, widths)
     dtype = validation.float_dtype(dtype)
-    gain = validation.positive_number("gain", gain)
-    numbers = sum(m * n for n, m in itertools.pairwise(widths))
+    draw = Draw(widths, init, seed_key(seed), dtype, validation.positive_number("gain", gain))
+    elements = sum(m * n for n, m in itertools.pairwise(widths))
     memory.require(
-        numbers * dtype.itemsize, memory.available(), f"a network of depth {len(widths) - 1}",
+        elements * dtype.itemsize,
+        memory.available(),
+        f"a network of depth {draw.depth}",
         "reduce width or depth",
-    )  # fmt: skip
-    return Network.trusted(list(draw_layers(widths, init, seed_key(seed), dtype, gain)))
+    )
+    return Network.trusted(list(draw_layers(draw)))
 
 
-def check_init(init: Any, widths: tuple[int, ...]) -> None:
+def check_init(init: str, widths: tuple[int, ...]) -> None:
     """Raise ValueError for an unknown initialisation, or one that these widths cannot have."""
     validation.one_of("init", init, INITS)
     least = min(widths[0], widths[-1])
@@ -117,7 +148,9 @@ def check_init(init: Any, widths: tuple[int, ...]) -> None:
         )
 
 
-def full_widths(d_x: Any, d_y: Any, width: Any, depth: Any) -> tuple[int, ...]:
+def full_widths(
+    d_x: int, d_y: int, width: int | Sequence[int] | None, depth: int | None
+) -> tuple[int, ...]:
     """Return ``(d_x, m_1, …, m_{L-1}, d_y)``."""
     ends = validation.positive_integer("d_x", d_x), validation.positive_integer("d_y", d_y)
     if width is None and depth is not None and validation.positive_integer("depth", depth) == 1:
@@ -125,111 +158,107 @@ def full_widths(d_x: Any, d_y: Any, width: Any, depth: Any) -> tuple[int, ...]:
     return (ends[0], *hidden_widths(width, depth), ends[1])
 
 
-def draw_layers(
-    widths: tuple[int, ...], init: str, key: int, dtype: np.dtype, gain: float
-) -> Iterator[np.ndarray]:
+def draw_layers(draw: Draw) -> Iterator[np.ndarray]:
     """Yield normalised layers, input first; at most a small batch of them exists at a time.
 
-    The last layer is drawn in the coordinates of the first hidden one and carried there by the
+    The last layer is drawn in the coordinates of the first hidden one and multiplied by the
     product O of orthogonal hidden layers: ``Ŵ_L = Z Oᵀ`` is as uniform as Z and as independent
-    of O. So Z alone, without O, decides the trajectory, and a reduced run needs no hidden matrix.
+    of O. So Z alone, without O, determines the trajectory, and a reduced run needs no hidden
+    matrix.
     """
-    from fastdln.chain import end_to_end
-
-    yield first_layer(widths, init, key, dtype, gain)
-    if len(widths) == 2:
+    yield first_layer(draw)
+    if draw.depth == 1:
         return
-    carried = init == "orthogonal" and len(set(widths[1:-1])) == 1
-    last = last_layer(widths, init, key, dtype, gain)
-    for layer in hidden_layers(widths, init, key, dtype, gain):
+    carried = draw.init == "orthogonal" and len(set(draw.widths[1:-1])) == 1
+    last = last_layer(draw)
+    for layer in hidden_layers(draw):
         if carried:
-            # Not by BLAS, whose last bits depend on its threads.
-            turned = np.ascontiguousarray(last.T / dtype.type(gain))
-            last = end_to_end([turned, layer]).T
+            # Not by BLAS: its last bits depend on the number of its threads.
+            transposed = np.ascontiguousarray(last.T / draw.dtype.type(draw.gain))
+            product = np.empty((len(layer), len(last)), draw.dtype)
+            end_to_end([transposed, layer], product)
+            last = product.T
         yield layer
     yield last
 
 
-def first_layer(
-    widths: tuple[int, ...], init: str, key: int, dtype: np.dtype, gain: float
-) -> np.ndarray:
+def first_layer(draw: Draw) -> np.ndarray:
     """Return ``Ŵ_1``, shape (widths[1], widths[0])."""
-    columns, rows = widths[:2]
-    if init in ("orthogonal", "identity"):
-        return _scaled_frame(rows, columns, key, Stream.FIRST_LAYER, gain, dtype)
-    if init == "balanced":
-        U, s, Vt = balanced_factors(widths, key, gain)
-        top = s[:, None] * Vt if len(widths) > 2 else U @ (s[:, None] * Vt)
-        return _leading(top, rows, columns, dtype)
-    return _entrywise_layer(widths, 0, init, key, dtype, gain)
+    if draw.init in ("orthogonal", "identity"):
+        return _scaled_frames(draw, draw.shape(0), Stream.FIRST_LAYER)[0]
+    if draw.init == "balanced":
+        U, s, Vt = balanced_factors(draw)
+        lower = s[:, None] * Vt if draw.depth > 1 else U @ (s[:, None] * Vt)
+        return _zero_extended(lower, draw.shape(0), draw.dtype)
+    return _entrywise_layer(draw, 0)
 
 
-def last_layer(
-    widths: tuple[int, ...], init: str, key: int, dtype: np.dtype, gain: float
-) -> np.ndarray:
+def last_layer(draw: Draw) -> np.ndarray:
     """Return ``Ŵ_L``, or Z for orthogonal initialisation, shape (d_y, widths[-2])."""
-    columns, rows = widths[-2:]
-    if init in ("orthogonal", "identity"):
-        return _scaled_frame(rows, columns, key, Stream.LAST_LAYER, gain, dtype)
-    if init == "balanced":
-        U, s, _ = balanced_factors(widths, key, gain)
-        return _leading(U * s, rows, columns, dtype)
-    if init == "zero_asymmetric":
-        return np.zeros((rows, columns), dtype)
-    return _entrywise_layer(widths, len(widths) - 2, init, key, dtype, gain)
+    last = draw.depth - 1
+    if draw.init in ("orthogonal", "identity"):
+        return _scaled_frames(draw, draw.shape(last), Stream.LAST_LAYER)[0]
+    if draw.init == "balanced":
+        U, s, _ = balanced_factors(draw)
+        return _zero_extended(U * s, draw.shape(last), draw.dtype)
+    if draw.init == "zero_asymmetric":
+        return np.zeros(draw.shape(last), draw.dtype)
+    return _entrywise_layer(draw, last)
 
 
-def hidden_layers(
-    widths: tuple[int, ...], init: str, key: int, dtype: np.dtype, gain: float
-) -> Iterator[np.ndarray]:
-    """Yield ``Ŵ_2 … Ŵ_{L-1}``; equal Haar matrices that follow each other are one batch."""
-    if init == "orthogonal":
-        yield from _haar_layers(widths, key, dtype, gain)
+def hidden_layers(draw: Draw) -> Iterator[np.ndarray]:
+    """Yield ``Ŵ_2 … Ŵ_{L-1}``; consecutive Haar matrices of one shape are drawn as a batch."""
+    if draw.init == "orthogonal":
+        yield from _haar_layers(draw)
         return
-    for i in range(1, len(widths) - 2):
-        columns, rows = widths[i : i + 2]
-        if init == "balanced":
-            _, s, _ = balanced_factors(widths, key, gain)
-            yield _leading(np.diag(s), rows, columns, dtype)
-        elif init == "identity":
-            yield _leading(
-                _scale(rows, columns, gain) * np.eye(rows, columns), rows, columns, dtype
-            )
+    for i in range(1, draw.depth - 1):
+        shape = draw.shape(i)
+        if draw.init == "balanced":
+            _, s, _ = balanced_factors(draw)
+            yield _zero_extended(np.diag(s), shape, draw.dtype)
+        elif draw.init == "identity":
+            yield _zero_extended(_norm(shape, draw.gain) * np.eye(*shape), shape, draw.dtype)
         else:
-            yield _entrywise_layer(widths, i, init, key, dtype, gain)
+            yield _entrywise_layer(draw, i)
 
 
-def balanced_factors(
-    widths: tuple[int, ...], key: int, gain: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def balanced_factors(draw: Draw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return U, ``gain·Σ^{1/L}`` and Vᵀ of the balanced initialisation's end-to-end matrix."""
-    d_x, d_y = widths[0], widths[-1]
-    A = standard_normal(key, stream_id(Stream.BALANCED_PRODUCT), (d_y, d_x)) / math.sqrt(d_y)
+    d_x, d_y = draw.widths[0], draw.widths[-1]
+    A = standard_normal(draw.key, stream_id(Stream.BALANCED_PRODUCT), (d_y, d_x)) / math.sqrt(d_y)
     U, s, Vt = np.linalg.svd(A, full_matrices=False)
-    depth = len(widths) - 1
-    return U, gain * s ** (1 / depth), Vt
+    return U, draw.gain * s ** (1 / draw.depth), Vt
 
 
-def _entrywise_layer(
-    widths: tuple[int, ...], i: int, init: str, key: int, dtype: np.dtype, gain: float
-) -> np.ndarray:
-    """Return layer i of the initialisations whose layers are drawn entry by entry."""
-    columns, rows = widths[i : i + 2]
-    if init == "zero_asymmetric":
+def _entrywise_layer(draw: Draw, i: int) -> np.ndarray:
+    """Return layer i of an initialisation whose layers are drawn entry by entry."""
+    rows, columns = draw.shape(i)
+    if draw.init == "zero_asymmetric":
         # A single layer is the last one.
-        layer = np.eye(rows, columns) if len(widths) > 2 else np.zeros((rows, columns))
-        return np.asarray(gain * layer, dtype=dtype)
-    if init == "gaussian":
-        return gaussian_layer(widths, i, key, dtype, gain).rows(0, rows)
-    layer = standard_normal(key, stream_id(Stream.RESIDUAL_LAYER, i), (rows, columns), dtype)
+        layer = np.eye(rows, columns) if draw.depth > 1 else np.zeros((rows, columns))
+        return np.asarray(draw.gain * layer, dtype=draw.dtype)
+    if draw.init == "gaussian":
+        return gaussian_layer(draw, i).rows(0, rows)
+    stream = stream_id(Stream.RESIDUAL_LAYER, i)
+    layer = standard_normal(draw.key, stream, (rows, columns), draw.dtype)
     # A square Gaussian matrix with entries of variance 1/rows has norm about 2.
-    layer *= dtype.type(gain / (2 * (len(widths) - 1) * math.sqrt(rows)))
-    np.fill_diagonal(layer, layer.diagonal() + dtype.type(gain))
+    layer *= draw.dtype.type(draw.gain / (2 * draw.depth * math.sqrt(rows)))
+    np.fill_diagonal(layer, layer.diagonal() + draw.dtype.type(draw.gain))
     return layer
 
 
 class GaussianLayer(NamedTuple):
-    """A Gaussian layer that is drawn where it is wanted, so that no second copy of it exists."""
+    """A Gaussian layer drawn directly into its destination: a `backends.interface.DeferredLayer`.
+
+    Attributes
+    ----------
+    shape : (int, int)
+    dtype : numpy.dtype
+    scale : float
+        Standard deviation of the entries.
+    key, stream : int
+        Address of the normals, as for `fastdln.rng.standard_normal`.
+    """
 
     shape: tuple[int, int]
     dtype: np.dtype
@@ -240,55 +269,51 @@ class GaussianLayer(NamedTuple):
     def rows(self, begin: int, end: int) -> np.ndarray:
         """Return rows begin ≤ i < end."""
         columns = self.shape[1]
-        first = begin * columns
-        found = standard_normal(
-            self.key, self.stream, (end - begin, columns), self.dtype, first=first
+        drawn = standard_normal(
+            self.key, self.stream, (end - begin, columns), self.dtype, first=begin * columns
         )
-        found *= self.dtype.type(self.scale)
-        return found
+        drawn *= self.dtype.type(self.scale)
+        return drawn
 
     def write_to(self, out: np.ndarray) -> None:
         """Fill `out`, of this shape and any strides, some rows at a time."""
         rows, columns = self.shape
-        each = max(1, ROWS_BYTES // (columns * self.dtype.itemsize))
-        for begin in range(0, rows, each):
-            end = min(begin + each, rows)
+        step = max(1, ROWS_BYTES // (columns * self.dtype.itemsize))
+        for begin in range(0, rows, step):
+            end = min(begin + step, rows)
             out[begin:end] = self.rows(begin, end)
 
 
-def gaussian_layer(
-    widths: tuple[int, ...], i: int, key: int, dtype: np.dtype, gain: float
-) -> GaussianLayer:
+def gaussian_layer(draw: Draw, i: int) -> GaussianLayer:
     """Return layer i of the Gaussian initialisation, not drawn yet."""
-    columns, rows = widths[i : i + 2]
+    rows, columns = draw.shape(i)
     stream = stream_id(Stream.GAUSSIAN_LAYER, i)
-    return GaussianLayer((rows, columns), dtype, gain / math.sqrt(rows), key, stream)
+    return GaussianLayer((rows, columns), draw.dtype, draw.gain / math.sqrt(rows), draw.key, stream)
 
 
-def _leading(block: np.ndarray, rows: int, columns: int, dtype: np.dtype) -> np.ndarray:
-    """Return `block` as the leading part of a matrix of zeros."""
-    layer = np.zeros((rows, columns), dtype)
+def _zero_extended(block: np.ndarray, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """Return a matrix of zeros with `block` as its leading part."""
+    layer = np.zeros(shape, dtype)
     layer[: block.shape[0], : block.shape[1]] = block
     return layer
 
 
-def _scale(rows: int, columns: int, gain: float) -> float:
-    """Return the norm of a normalised scaled orthogonal layer: √max(p, q) / √rows."""
-    return gain * math.sqrt(max(rows, columns) / rows)
+def _norm(shape: tuple[int, int], gain: float) -> float:
+    """Return the norm of a normalised scaled orthogonal layer: gain · √max(p, q) / √rows."""
+    return gain * math.sqrt(max(shape) / shape[0])
 
 
-def _haar_layers(
-    widths: tuple[int, ...], key: int, dtype: np.dtype, gain: float
-) -> Iterator[np.ndarray]:
-    shapes = list(zip(widths[2:-1], widths[1:-2], strict=True))
+def _haar_layers(draw: Draw) -> Iterator[np.ndarray]:
+    shapes = [draw.shape(i) for i in range(1, draw.depth - 1)]
     i = 0
     while i < len(shapes):
-        count = _batch(shapes, i, dtype)
-        yield from _scaled_frames(*shapes[i], key, Stream.HIDDEN_LAYER, i, count, gain, dtype)
+        count = _equal_shapes(shapes, i, draw.dtype)
+        yield from _scaled_frames(draw, shapes[i], Stream.HIDDEN_LAYER, i, count)
         i += count
 
 
-def _batch(shapes: list[tuple[int, int]], start: int, dtype: np.dtype) -> int:
+def _equal_shapes(shapes: list[tuple[int, int]], start: int, dtype: np.dtype) -> int:
+    """Return how many shapes from number `start` on are equal, up to BATCH_BYTES of layers."""
     rows, columns = shapes[start]
     most = max(1, BATCH_BYTES // (rows * columns * dtype.itemsize))
     count = 1
@@ -297,26 +322,12 @@ def _batch(shapes: list[tuple[int, int]], start: int, dtype: np.dtype) -> int:
     return count
 
 
-def _scaled_frame(
-    rows: int, columns: int, key: int, kind: int, gain: float, dtype: np.dtype
-) -> np.ndarray:
-    return _scaled_frames(rows, columns, key, kind, 0, 1, gain, dtype)[0]
-
-
 def _scaled_frames(
-    rows: int,
-    columns: int,
-    key: int,
-    kind: int,
-    first: int,
-    count: int,
-    gain: float,
-    dtype: np.dtype,
+    draw: Draw, shape: tuple[int, int], kind: Stream, first: int = 0, count: int = 1
 ) -> np.ndarray:
-    from fastdln.backends.cpu.haar import haar_batch
-
-    tall = haar_batch(key, kind, first, count, max(rows, columns), min(rows, columns), dtype)
-    scale = _scale(rows, columns, gain)
-    if scale != 1:
-        tall *= dtype.type(scale)
-    return tall if rows >= columns else tall.transpose(0, 2, 1)
+    """Return scaled semi-orthogonal layers from streams (kind, first), (kind, first + 1), …."""
+    tall = haar_batch(draw.key, kind, first, count, max(shape), min(shape), draw.dtype)
+    norm = _norm(shape, draw.gain)
+    if norm != 1:
+        tall *= draw.dtype.type(norm)
+    return tall if shape[0] >= shape[1] else tall.transpose(0, 2, 1)

@@ -1,8 +1,9 @@
 """Objectives: the loss as a function of the end-to-end matrix, and its form on the inputs' span."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from fastdln.utils import validation
 
@@ -15,13 +16,13 @@ class Objective(Protocol):
 
     ``input_basis`` : ndarray, shape (d_x, r)
         Orthonormal columns with ``ℓ(M) = ℓ(M U Uᵀ)`` for all M: training happens in their span
-        only and costs what r inputs do. Without it, all of R^{d_x} counts.
+        only, at the cost of r inputs. Without it, training uses all of R^{d_x}.
     ``smoothness`` : float
         Lipschitz constant of the gradient; ``d_y / (2 L smoothness)`` is then the default
         learning rate, which for regression is Theorem 4.1's of Hu, Xiao & Pennington 2020.
     ``n`` : int and ``batch_gradient(M, samples)``
-        Number of samples, and an unbiased estimate of the gradient from those of the given
-        indices (for a sum over samples: theirs, times n over their number), for minibatches.
+        Number of samples, and an unbiased estimate of the gradient from the samples of the given
+        indices (for a sum over samples: their sum times n over their number), for minibatches.
     """
 
     @property
@@ -43,8 +44,21 @@ class Objective(Protocol):
         ...
 
 
+class SampledObjective(Objective, Protocol):
+    """An objective over samples, for minibatches."""
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        ...
+
+    def batch_gradient(self, M: np.ndarray, samples: np.ndarray) -> np.ndarray:
+        """Return the gradient's unbiased estimate from the samples of these indices."""
+        ...
+
+
 class ReducedObjective(Protocol):
-    """An objective as a function of ``M' = M U``, shape (d_y, rank): what backends train on."""
+    """An objective as a function of ``M' = M U``, shape (d_y, rank), as backends train it."""
 
     @property
     def basis(self) -> np.ndarray:
@@ -76,7 +90,7 @@ class RestrictedObjective:
         Whether the basis is that of all of R^{d_x}.
     """
 
-    def __init__(self, objective: Any, basis: np.ndarray | None):
+    def __init__(self, objective: Objective, basis: np.ndarray | None):
         self.problem = objective
         self.whole = basis is None
         self.basis = np.eye(objective.d_x) if basis is None else basis
@@ -94,13 +108,14 @@ class RestrictedObjective:
 
     def batch_gradient(self, M: np.ndarray, samples: np.ndarray) -> np.ndarray:
         """Return the gradient's estimate from the samples of these indices."""
-        G = self.problem.batch_gradient(self._full(M), samples)
+        sampled = cast(SampledObjective, self.problem)  # minibatches are refused for others
+        G = sampled.batch_gradient(self._full(M), samples)
         return self._on_basis("batch_gradient", G)
 
     def _full(self, M: np.ndarray) -> np.ndarray:
         return M if self.whole else M @ self.basis.T
 
-    def _on_basis(self, name: str, G: Any) -> np.ndarray:
+    def _on_basis(self, name: str, G: np.ndarray) -> np.ndarray:
         shape = self.problem.d_y, self.problem.d_x
         if np.shape(G) != shape:
             kind = type(self.problem).__name__
@@ -110,7 +125,7 @@ class RestrictedObjective:
         return np.asarray(G) if self.whole else G @ self.basis
 
 
-def _number(loss: Any) -> float:
+def _number(loss: float) -> float:
     try:
         if np.ndim(loss) == 0:
             return float(loss)
@@ -129,7 +144,7 @@ def reduced_objective(problem: Objective, whole: bool = False) -> ReducedObjecti
     return RestrictedObjective(problem, _checked_basis(problem))
 
 
-def _checked_basis(problem: Any) -> np.ndarray | None:
+def _checked_basis(problem: Objective) -> np.ndarray | None:
     basis = getattr(problem, "input_basis", None)
     if basis is None:
         return None
@@ -145,7 +160,7 @@ def _checked_basis(problem: Any) -> np.ndarray | None:
     return basis
 
 
-def check_objective(problem: Any) -> None:
+def check_objective(problem: object) -> None:
     """Raise TypeError unless `problem` can be trained."""
     if isinstance(problem, type) or not isinstance(problem, Objective):
         raise TypeError(
@@ -154,7 +169,7 @@ def check_objective(problem: Any) -> None:
         )
 
 
-def end_to_end_matrix(problem: Any, M: Any) -> np.ndarray:
+def end_to_end_matrix(problem: Objective, M: ArrayLike) -> np.ndarray:
     """Return M in float64; raises ValueError unless it is of shape (d_y, d_x)."""
     M = np.asarray(M, dtype=np.float64)
     if M.shape != (problem.d_y, problem.d_x):

@@ -1,7 +1,6 @@
 """Softmax cross-entropy: logistic regression with several classes."""
 
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,12 +20,12 @@ class Logistic:
     labels : array_like of int, shape (n,)
         Class of every sample, from 0 to d_y − 1.
     classes : int, optional
-        Number of classes d_y; None means the largest label and one.
+        Number of classes d_y; None means the largest label plus one.
 
     Raises
     ------
     TypeError
-        If `X` does not hold real numbers or `labels` no integers.
+        If `X` does not hold real numbers, or `labels` does not hold integers.
     ValueError
         If shapes do not fit, data are not finite, or a label is out of range.
     """
@@ -82,13 +81,13 @@ class Logistic:
         return self._gradient(end_to_end_matrix(self, M), self.X, self.labels)
 
     def batch_gradient(self, M: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        """Return the gradient's unbiased estimate from these samples."""
+        """Return the gradient's unbiased estimate from the samples of these indices."""
         M = end_to_end_matrix(self, M)
-        part = self._gradient(M, self.X[:, samples], self.labels[samples])
-        return part * (self.n / len(samples))
+        G = self._gradient(M, self.X[:, samples], self.labels[samples])
+        return G * (self.n / len(samples))
 
     @staticmethod
-    def _gradient(M: Any, X: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def _gradient(M: np.ndarray, X: np.ndarray, labels: np.ndarray) -> np.ndarray:
         scores = M @ X
         excess = np.exp(scores - logsumexp(scores, axis=0))
         excess[labels, np.arange(len(labels))] -= 1

@@ -1,13 +1,12 @@
 """Least-squares regression, and its exact reduction to the row space of the data."""
 
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastdln.objectives.base import end_to_end_matrix
-from fastdln.rng import Stream, seed_key, standard_normal, stream_id
+from fastdln.rng import Seed, Stream, seed_key, standard_normal, stream_id
 from fastdln.utils import validation
 
 
@@ -24,7 +23,7 @@ class Regression:
     Attributes
     ----------
     X, Y : ndarray of float64
-        The data as given, a copy for reading only.
+        The data as given; read-only copies.
 
     Raises
     ------
@@ -104,7 +103,7 @@ class ReducedRegression:
     target : ndarray, shape (d_y, r)
         T = Y V.
     constant : float
-        The part of the loss that no network can reach, ``½‖Y − Y V Vᵀ‖²``.
+        The loss outside the span of the inputs, ``½‖Y − Y V Vᵀ‖²``: no network reduces it.
     samples : (ndarray, ndarray), shapes (r, n) and (d_y, n)
         ``Uᵀ X`` and Y, sample by sample, for minibatches.
     """
@@ -140,7 +139,7 @@ class ReducedRegression:
 
 
 def reduce_regression(X: np.ndarray, Y: np.ndarray) -> ReducedRegression:
-    """Return the regression of Y on X, restricted to the span of the inputs.
+    """Return the regression of Y on X, as a function on the span of the inputs.
 
     Singular values below ``max(d_x, n)·eps·s_max`` are rounding noise and count as zero, as in
     `numpy.linalg.matrix_rank`.
@@ -151,23 +150,23 @@ def reduce_regression(X: np.ndarray, Y: np.ndarray) -> ReducedRegression:
     rank = int(np.sum(s > max(X.shape) * np.finfo(np.float64).eps * s[0]))
     V = Vt[:rank].T
     target = Y @ V
-    rest = Y - target @ V.T
+    outside = Y - target @ V.T
     scale = s[:rank] * unit
     return ReducedRegression(
         basis=np.ascontiguousarray(U[:, :rank]),
         scale=scale,
         target=target,
-        constant=0.5 * float(np.sum(rest**2)),
+        constant=0.5 * float(np.sum(outside**2)),
         samples=(scale[:, None] * Vt[:rank], Y),
     )
 
 
-def paper_regression(seed: Any = 0) -> Regression:
+def paper_regression(seed: Seed = 0) -> Regression:
     """Return the paper's data: ``X ∈ R^{1024×16}``, ``W* ∈ R^{10×1024}``, ``Y = W* X``.
 
     Parameters
     ----------
-    seed : int or what `numpy.random.default_rng` accepts
+    seed : int, or as for `numpy.random.default_rng`
 
     References
     ----------

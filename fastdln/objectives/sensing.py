@@ -20,14 +20,14 @@ class MatrixCompletion:
     shape : (int, int)
         Shape (d_y, d_x) of the matrix.
     rows, columns : array_like of int, shape (n,)
-        Where the entries were observed; each place once.
+        Positions of the observed entries; each position once.
     values : array_like, shape (n,)
-        What was observed there.
+        The observed entries.
 
     Raises
     ------
     TypeError, ValueError
-        If shapes do not fit, places are out of range or repeated, or values are not finite.
+        If shapes do not fit, positions are out of range or repeated, or values are not finite.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class MatrixCompletion:
         self.d_y = validation.positive_integer("shape[0]", shape[0])
         self.d_x = validation.positive_integer("shape[1]", shape[1])
         self.values = validation.data_matrix("values", np.atleast_2d(values))[0]
-        self.rows = _places("rows", rows, self.d_y, self.n)
-        self.columns = _places("columns", columns, self.d_x, self.n)
+        self.rows = _positions("rows", rows, self.d_y, self.n)
+        self.columns = _positions("columns", columns, self.d_x, self.n)
         if len(np.unique(self.rows * self.d_x + self.columns)) < self.n:
-            raise ValueError("every entry may be observed once, but some places are repeated")
+            raise ValueError("every entry may be observed once, but some positions are repeated")
 
     smoothness = 1.0
 
@@ -72,7 +72,7 @@ class MatrixCompletion:
         return self._gradient(M, np.arange(self.n))
 
     def batch_gradient(self, M: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        """Return the gradient's unbiased estimate from these observations."""
+        """Return the gradient's unbiased estimate from the observations of these indices."""
         return self._gradient(M, samples) * (self.n / len(samples))
 
     def _gradient(self, M: np.ndarray, samples: np.ndarray) -> np.ndarray:
@@ -149,21 +149,24 @@ class MatrixSensing:
         )
 
     def batch_gradient(self, M: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        """Return the gradient's unbiased estimate from these measurements."""
+        """Return the gradient's unbiased estimate from the measurements of these indices."""
         A = self._A[samples]
-        part = (A @ end_to_end_matrix(self, M).ravel() - self.b[samples]) @ A
-        return part.reshape(self.d_y, self.d_x) * (self.n / len(samples))
+        G = (A @ end_to_end_matrix(self, M).ravel() - self.b[samples]) @ A
+        return G.reshape(self.d_y, self.d_x) * (self.n / len(samples))
 
 
-def _places(name: str, value: ArrayLike, count: int, n: int) -> np.ndarray:
-    places = np.asarray(value)
-    if places.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be whole numbers, not {places.dtype}")
-    if places.shape != (n,):
-        raise ValueError(f"{name} must have one entry per value, shape {(n,)}, not {places.shape}")
-    if places.min() < 0 or places.max() >= count:
+def _positions(name: str, value: ArrayLike, count: int, n: int) -> np.ndarray:
+    """Return n indices from 0 to count − 1, checked."""
+    positions = np.asarray(value)
+    if positions.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be whole numbers, not {positions.dtype}")
+    if positions.shape != (n,):
         raise ValueError(
-            f"{name} must be from 0 to {count - 1}, but they are from {places.min()} to"
-            f" {places.max()}"
+            f"{name} must have one entry per value, shape {(n,)}, not {positions.shape}"
         )
-    return places.astype(np.int64)
+    if positions.min() < 0 or positions.max() >= count:
+        raise ValueError(
+            f"{name} must be from 0 to {count - 1}, but they are from {positions.min()} to"
+            f" {positions.max()}"
+        )
+    return positions.astype(np.int64)

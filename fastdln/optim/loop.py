@@ -1,66 +1,75 @@
-"""What every run of gradient descent knows of itself, whichever kernels take its steps."""
+"""The bookkeeping of gradient descent, whichever backend takes the steps."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-# Seconds between returns to Python: Ctrl-C and callbacks wait at most about this long.
-PIECE_SECONDS = 0.2
-# A piece takes at most so many times the steps of the one before.
-MOST_GROWTH = 4
+from fastdln.objectives.base import ReducedObjective
+
+from .minibatches import Minibatches
+
+# Seconds of one span, the steps between two returns to Python: Ctrl-C and callbacks wait about
+# this long at most.
+SPAN_SECONDS = 0.2
+# A span has at most this many times the steps of the one before.
+SPAN_GROWTH = 4
 
 Callback = Callable[[int, float], None]
-Schedule = Callable[[int], np.ndarray]
 
 
-class Past(NamedTuple):
-    """What a run goes on from: steps taken before it, and what the optimiser remembers.
+class Checkpoint(NamedTuple):
+    """Where a run starts: steps taken before it, and the state of the optimiser.
 
     Attributes
     ----------
     steps : int
-    moments : tuple of tuple of ndarray
+    optimizer_state : tuple of tuple of ndarray
         For every array that the optimiser keeps, its part of each layer, input first.
     first_loss : float or None
-        The loss before any step, to which the tolerance is relative; None where this is the start.
+        The loss before any step, to which the tolerance is relative; None at the very start.
     """
 
     steps: int = 0
-    moments: tuple[tuple[np.ndarray, ...], ...] = ()
+    optimizer_state: tuple[tuple[np.ndarray, ...], ...] = ()
     first_loss: float | None = None
 
 
-FRESH = Past()
+START = Checkpoint()
+
+
+def relative_floor(tolerance: float | None, dtype: np.dtype) -> float:
+    """Return the relative loss at which a run of this dtype has converged."""
+    return float((10 * np.finfo(dtype).eps) ** 2) if tolerance is None else tolerance
 
 
 def status_of(loss: float, floor: float) -> str:
-    """Return how a run whose last loss is `loss` ended; at or below `floor` it has converged."""
+    """Return the status of a run whose last loss is `loss`; at or below `floor` it converged."""
     if not np.isfinite(loss):
         return "diverged"
     return "converged" if loss <= floor else "completed"
 
 
-def next_piece(steps: int, taken: int, seconds: float) -> int:
-    """Return how many steps the next piece has after one of `steps`, of which some were taken."""
-    fitting = int(PIECE_SECONDS * max(taken, 1) / max(seconds, 1e-9))
-    return max(1, min(fitting, MOST_GROWTH * steps))
+def next_span(steps: int, taken: int, seconds: float) -> int:
+    """Return the steps of the next span, after one of `steps` of which `taken` were taken."""
+    fitting = int(SPAN_SECONDS * max(taken, 1) / max(seconds, 1e-9))
+    return max(1, min(fitting, SPAN_GROWTH * steps))
 
 
-class Run:
-    """The losses of a run so far, and what they say of it.
+class LossRecord:
+    """The losses of a run so far, and the status that follows from them.
 
     Parameters
     ----------
-    objective : ReducedRegression or other objective on its inputs' span
+    objective : ReducedObjective
     steps : int
         Most steps that may be taken.
     tolerance : float
         Relative loss at or below which the run has converged.
-    schedule : callable, optional
-        From a step to the indices of its minibatch; None is full-batch.
-    past : Past
-        What the run goes on from.
+    schedule : Minibatches, optional
+        The minibatch of each step; None is full-batch.
+    checkpoint : Checkpoint
+        Where the run starts.
 
     Attributes
     ----------
@@ -71,23 +80,23 @@ class Run:
 
     def __init__(
         self,
-        objective: Any,
+        objective: ReducedObjective,
         steps: int,
         tolerance: float,
-        schedule: Schedule | None = None,
-        past: Past = FRESH,
+        schedule: Minibatches | None = None,
+        checkpoint: Checkpoint = START,
     ):
         self._objective, self._tolerance, self._schedule = objective, tolerance, schedule
-        self._past = past
+        self._checkpoint = checkpoint
         self.losses = np.empty(steps + 1)
         self.step = -1
 
     @property
     def floor(self) -> float:
         """The loss at or below which the run has converged."""
-        if self._past.first_loss is not None:
-            return self._tolerance * self._past.first_loss
-        return self._tolerance * self.losses[0] if self.step >= 0 else -1.0
+        if self._checkpoint.first_loss is not None:
+            return self._tolerance * self._checkpoint.first_loss
+        return float(self._tolerance * self.losses[0]) if self.step >= 0 else -1.0
 
     @property
     def status(self) -> str:
@@ -99,19 +108,19 @@ class Run:
         """Whether the loss has converged or diverged."""
         return self.status != "completed"
 
-    def note(self, M: np.ndarray) -> np.ndarray | None:
-        """Move on to the next step, which led to M: keep its loss, return the gradient at M.
+    def record(self, M: np.ndarray) -> np.ndarray | None:
+        """Enter the loss of the next step, whose end-to-end matrix is M; return its gradient.
 
-        The gradient is that of the step's minibatch, ``∂ℓ/∂M``; None where the run has diverged.
+        The gradient ``∂ℓ/∂M`` is that of the step's minibatch; None where the run has diverged.
         """
         self.step += 1
-        # A matrix that has overflowed is a diverged run, not an objective's business.
+        # A matrix that has overflowed is a diverged run; the objective is not asked for its loss.
         if not np.isfinite(M).all():
             self.losses[self.step] = np.nan
             return None
         with np.errstate(over="ignore", invalid="ignore"):
             self.losses[self.step], G = self._objective.evaluate(M)
-            if self.step == self._past.steps == 0 and self.losses[0] < 0:
+            if self.step == self._checkpoint.steps == 0 and self.losses[0] < 0:
                 raise ValueError(f"a loss must be at least 0, but is {self.losses[0]:.6g} at first")
             if self._schedule is not None:
                 G = self._objective.batch_gradient(M, self._schedule(self.step))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 
-from fastdln.initializers.layers import first_layer, hidden_layers
+from fastdln.initializers.layers import Draw, first_layer, hidden_layers
 
 Form = Callable[[int], np.ndarray]
 
@@ -52,19 +52,19 @@ def layer_shapes(widths: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
 
 
 class Origin(NamedTuple):
-    """Where layer i began: at full width, and restricted to the subspaces it is trained on.
+    """Where layer i began: at full width, and projected on the subspaces in which it is trained.
 
-    ``restricted = upperᵀ full lower``; an `upper` or `lower` of None is the whole space.
+    ``projected = upperᵀ full lower``; an `upper` or `lower` of None is the whole space.
     """
 
     full: np.ndarray
-    restricted: np.ndarray
+    projected: np.ndarray
     upper: np.ndarray | None
     lower: np.ndarray | None
 
 
 class Origins(Protocol):
-    """Knows where every layer began."""
+    """Where every layer of a run began."""
 
     def __call__(self, index: int) -> Origin | None:
         """Return where layer `index` began, or None where it was trained at full width."""
@@ -73,26 +73,26 @@ class Origins(Protocol):
 
 @dataclass(frozen=True)
 class Lift:
-    """What forms layer i at full width from the restricted one.
+    """Forms layer i at full width from the trained one.
 
-    ``Ŵ_i(t) = c Ŵ_i(0) + Q_i [V_i(t) − c V_i(0)] Q_{i-1}ᵀ``, V_i being the restricted layer
-    and c what weight decay leaves of the part that has no gradient.
+    ``Ŵ_i(t) = c Ŵ_i(0) + Q_i [V_i(t) − c V_i(0)] Q_{i-1}ᵀ``, V_i being the trained layer and c the
+    factor by which weight decay has scaled the part of the layer without a gradient.
 
     Attributes
     ----------
     origins : Origins
     trained : callable
         From a layer's index to V_i(t).
-    complement : callable
-        Returns c: with momentum it takes as long as a loop over all steps.
+    complement_factor : callable
+        Returns c; with momentum that takes a loop over all steps.
     """
 
     origins: Origins
     trained: Form
-    complement: Callable[[], float]
+    complement_factor: Callable[[], float]
 
     def __call__(self, index: int) -> np.ndarray:
-        """Return layer `index`, for reading only: it may be a view of what was trained."""
+        """Return layer `index`, for reading only: it may be a view of the trained layer."""
         layer = self._formed(index)
         layer.flags.writeable = False
         return layer
@@ -101,8 +101,8 @@ class Lift:
         layer, origin = self.trained(index), self.origins(index)
         if origin is None:
             return layer.view()
-        c = self.complement()
-        moved = layer - c * origin.restricted
+        c = self.complement_factor()
+        moved = layer - c * origin.projected
         if origin.upper is not None:
             moved = origin.upper @ moved
         if origin.lower is not None:
@@ -114,47 +114,37 @@ class DrawnOrigins:
     """Where the layers of a reduced run began, drawn again layer by layer.
 
     With ``O_i = Ŵ_i(0) ··· Ŵ_2(0)`` the subspaces are the columns of ``P_i = O_i Q``, and hidden
-    layers restricted to them began as a multiple of the identity. Layers asked for in order cost
-    one product of their own size; an earlier one starts again from the first, for only one
-    layer and its P are kept.
+    layers projected on them began as a multiple of the identity. Layers asked for in order cost
+    one product of their own size each. Only one layer and its P are kept, so that an earlier layer
+    starts again from the first.
     """
 
-    def __init__(
-        self,
-        draw: tuple[tuple[int, ...], str, int, np.dtype, float],
-        Q: np.ndarray,
-        restricted: Form,
-        basis: np.ndarray,
-    ):
-        self._draw, self._Q, self._restricted, self._basis = draw, Q, restricted, basis
+    def __init__(self, draw: Draw, Q: np.ndarray, reduced: Form, basis: np.ndarray):
+        self._draw, self._Q, self._reduced, self._basis = draw, Q, reduced, basis
         self._restart()
 
     def __call__(self, index: int) -> Origin:
         """Return where layer `index` began."""
-        widths, init, key, dtype, gain = self._draw
-        restricted = self._restricted(index)
+        projected = self._reduced(index)
         if index == 0:
-            return Origin(
-                first_layer(widths, init, key, dtype, gain), restricted, self._Q, self._basis
-            )
-        last = len(widths) - 2
+            return Origin(first_layer(self._draw), projected, self._Q, self._basis)
+        last = self._draw.depth - 1
         self._go_to(min(index, last - 1))
         if index == last:
             # All of the last layer lies in the subspace.
-            return Origin(restricted @ self._P.T, restricted, None, self._P)
-        return Origin(self._layer, restricted, self._P, self._before)
+            return Origin(projected @ self._P.T, projected, None, self._P)
+        return Origin(self._layer, projected, self._P, self._before)
 
     def _restart(self) -> None:
         self._at = 0
         self._P = self._Q
-        self._layers = hidden_layers(*self._draw)
+        self._layers = hidden_layers(self._draw)
 
     def _go_to(self, index: int) -> None:
         """Leave ``Ŵ_i(0)``, P_{i-1} and P_i for i = `index` (0-based; P_0 is Q)."""
         if index < self._at:
             self._restart()
-        gain = self._draw[-1]
         while self._at < index:
             self._layer = next(self._layers)
-            self._before, self._P = self._P, (self._layer / gain) @ self._P
+            self._before, self._P = self._P, (self._layer / self._draw.gain) @ self._P
             self._at += 1

@@ -1,31 +1,30 @@
 """What a training run will do and cost, decided before anything is drawn."""
 
-import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from fastdln.backends.cpu.cost_model import MOST_EXTRA, extra_memory
+from fastdln.backends.cpu.cost_model import flops_per_step, network_bytes
+from fastdln.config import METHODS
 from fastdln.initializers.layers import check_init, full_widths
-from fastdln.kernels.cpu.layout import Layout, make_layout
-from fastdln.kernels.cpu.zigzag import zigzag_numbers
 from fastdln.network import Network
-from fastdln.objectives.base import check_objective, reduced_objective
-from fastdln.optim.optimizers import Rule
+from fastdln.objectives.base import Objective, check_objective, reduced_objective
+from fastdln.optim.optimizers import Optimizer
 from fastdln.reduction.invariant_subspaces import Irreducible, invariant_subspaces, rank_tolerance
 from fastdln.utils import validation
 
-METHODS = ("auto", "reduced", "dense")
+GRADIENT_DESCENT = Optimizer()
 # Initialisations that are reduced exactly without forming a full-width layer.
 REDUCIBLE = ("orthogonal", "identity", "zero_asymmetric", "balanced")
-# A network's own invariant subspaces must leave out at least a tenth of its hidden dimensions.
+# Most of a given network's hidden dimensions that its invariant subspaces may keep.
 MOST_KEPT = 0.9
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a network will be trained.
+    """How a network will be trained, and what that costs.
 
     Attributes
     ----------
@@ -33,8 +32,8 @@ class Plan:
     reason : str
         Why this method.
     widths : tuple of int
-        ``(d, m_1, …, m_{L-1}, d_y)`` of the network that is really trained; d is the rank of
-        the inputs.
+        ``(d, m_1, …, m_{L-1}, d_y)`` of the network that is trained; d is the rank of the
+        inputs.
     full_widths : tuple of int
         ``(d_x, m_1, …, m_{L-1}, d_y)`` of the network that was asked for.
     dtype : numpy.dtype
@@ -54,14 +53,14 @@ class Plan:
 
 
 def plan(
-    problem: Any,
+    problem: Objective,
     *,
-    width: Any = None,
+    width: int | Sequence[int] | None = None,
     depth: int | None = None,
     init: str = "orthogonal",
-    dtype: Any = "float64",
+    dtype: DTypeLike = "float64",
     method: str = "auto",
-    rule: Rule | None = None,
+    optimizer: Optimizer = GRADIENT_DESCENT,
 ) -> Plan:
     """Return how `fastdln.train` would train this network.
 
@@ -73,26 +72,25 @@ def plan(
     check_objective(problem)
     validation.one_of("method", method, METHODS)
     dtype = validation.float_dtype(dtype)
-    rule = rule or Rule()
     full = full_widths(problem.d_x, problem.d_y, width, depth)
     check_init(init, full)
-    reduced = _drawn_widths(full, init, _rank(problem, rule))
-    obstacle = _optimizer_obstacle(rule) or _drawn_obstacle(full, init)
+    reduced = _drawn_widths(full, init, _rank(problem, optimizer))
+    obstacle = _optimizer_obstacle(optimizer) or _drawn_obstacle(full, init)
     if _stays_dense(method, obstacle):
-        return _dense_plan(problem, full, dtype, rule, _dense_reason(method, obstacle))
+        return _dense_plan(problem, full, dtype, optimizer, _dense_reason(method, obstacle))
     reason = (
         f"init {init!r} keeps to width {reduced[1]} of {full[1]}: trained exactly at that width"
     )
-    return _reduced_plan(full, reduced, dtype, rule, reason)
+    return _reduced_plan(full, reduced, dtype, optimizer, reason)
 
 
 def plan_network(
-    problem: Any,
+    problem: Objective,
     network: Network,
     *,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     method: str = "auto",
-    rule: Rule | None = None,
+    optimizer: Optimizer = GRADIENT_DESCENT,
     tolerance: float | None = None,
 ) -> tuple[Plan, list[np.ndarray]]:
     """Return how `fastdln.train` would train a given network, and its invariant subspaces.
@@ -101,7 +99,6 @@ def plan_network(
     """
     check_objective(problem)
     validation.one_of("method", method, METHODS)
-    rule = rule or Rule()
     if not isinstance(network, Network):
         raise TypeError(f"network must be a fastdln.Network, not {type(network).__name__}")
     if (network.d_x, network.d_y) != (problem.d_x, problem.d_y):
@@ -112,7 +109,7 @@ def plan_network(
     tolerance = rank_tolerance(tolerance, network.dtype, network.widths or (1,))
     dtype = network.dtype if dtype is None else validation.float_dtype(dtype)
     full = (network.d_x, *network.widths, network.d_y)
-    obstacle, bases = _optimizer_obstacle(rule) or _depth_obstacle(full), []
+    obstacle, bases = _optimizer_obstacle(optimizer) or _depth_obstacle(full), []
     if method != "dense" and not obstacle:
         try:
             basis = reduced_objective(problem).basis
@@ -120,14 +117,14 @@ def plan_network(
         except Irreducible as found:
             obstacle = str(found)
     if _stays_dense(method, obstacle):
-        return _dense_plan(problem, full, dtype, rule, _dense_reason(method, obstacle)), []
+        return _dense_plan(problem, full, dtype, optimizer, _dense_reason(method, obstacle)), []
     kept = [Q.shape[1] for Q in bases]
     reason = (
         f"invariant subspaces keep {sum(kept)} of {sum(network.widths)} hidden dimensions"
         f" at rank tolerance {tolerance:.1e}: trained exactly inside them"
     )
     widths = (reduced_objective(problem).rank, *kept, problem.d_y)
-    return _reduced_plan(full, widths, dtype, rule, reason), bases
+    return _reduced_plan(full, widths, dtype, optimizer, reason), bases
 
 
 def _stays_dense(method: str, obstacle: str) -> bool:
@@ -140,8 +137,8 @@ def _dense_reason(method: str, obstacle: str) -> str:
     return "method='dense' was asked for" if method == "dense" else f"not reducible: {obstacle}"
 
 
-def _optimizer_obstacle(rule: Rule) -> str:
-    if rule.equivariant:
+def _optimizer_obstacle(optimizer: Optimizer) -> str:
+    if optimizer.equivariant:
         return ""
     return "Adam's steps are taken entry by entry and do not rotate with the weights"
 
@@ -165,48 +162,29 @@ def _drawn_widths(full: tuple[int, ...], init: str, rank: int) -> tuple[int, ...
     return (rank, *(min(m, most) for m in full[1:-1]), d_y)
 
 
-def _rank(problem: Any, rule: Rule) -> int:
-    return reduced_objective(problem, whole=not rule.equivariant).rank
+def _rank(problem: Objective, optimizer: Optimizer) -> int:
+    return reduced_objective(problem, whole=not optimizer.equivariant).rank
 
 
 def _dense_plan(
-    problem: Any, full: tuple[int, ...], dtype: np.dtype, rule: Rule, reason: str
+    problem: Objective, full: tuple[int, ...], dtype: np.dtype, optimizer: Optimizer, reason: str
 ) -> Plan:
-    widths = (_rank(problem, rule), *full[1:])
-    layout = chain_layout(widths, dtype)
+    widths = (_rank(problem, optimizer), *full[1:])
     first = (full[0] + widths[0]) * full[1] * dtype.itemsize
     largest = max(a * b for a, b in zip(full, full[1:], strict=False)) * dtype.itemsize
-    size = chain_bytes(layout, rule) + first + largest
-    return Plan("dense", reason, widths, full, dtype, flops(layout), size)
+    size = network_bytes(widths, dtype, optimizer) + first + largest
+    return Plan("dense", reason, widths, full, dtype, flops_per_step(widths, dtype), size)
 
 
 def _reduced_plan(
-    full: tuple[int, ...], widths: tuple[int, ...], dtype: np.dtype, rule: Rule, reason: str
+    full: tuple[int, ...],
+    widths: tuple[int, ...],
+    dtype: np.dtype,
+    optimizer: Optimizer,
+    reason: str,
 ) -> Plan:
-    layout = chain_layout(widths, dtype)
     # Drawing in float64: two frames, a copy for their QR, and a block of 32 reflectors.
     longest = max(full)
     frames = 8 * longest * (2 * (widths[0] + widths[-1]) + 3 * 32)
-    size = chain_bytes(layout, rule) + frames
-    return Plan("reduced", reason, widths, full, dtype, flops(layout), size)
-
-
-@functools.lru_cache(maxsize=256)  # the networks of a sweep or a batch share theirs
-def chain_layout(widths: tuple[int, ...], dtype: np.dtype) -> Layout:
-    """Return the layout the chain of these `widths` is trained in, mirrored where d < d_y."""
-    return make_layout(widths[::-1] if widths[0] < widths[-1] else widths, dtype)
-
-
-def chain_bytes(layout: Layout, rule: Rule) -> int:
-    """Return the bytes of weights, optimiser states and products while a chain is trained."""
-    states = layout.size * (1 + rule.states) + layout.product_size
-    # The co-states of all layers, where a team shares the rows of the products.
-    size = states + 2 * layout.q_padded * layout.widest + layout.product_size
-    if rule.states == 0 and extra_memory(layout) <= MOST_EXTRA:
-        size += zigzag_numbers(layout)
-    return size * layout.dtype.itemsize
-
-
-def flops(layout: Layout) -> float:
-    """Return the floating-point operations of one two-pass step: three products a layer."""
-    return 6.0 * layout.q_padded * layout.size
+    size = network_bytes(widths, dtype, optimizer) + frames
+    return Plan("reduced", reason, widths, full, dtype, flops_per_step(widths, dtype), size)

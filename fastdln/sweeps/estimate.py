@@ -1,5 +1,6 @@
 """How long a sweep will take, from the speed of a few of its networks on this machine, now."""
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from fastdln.sweeps.grid import Cell
 
 if TYPE_CHECKING:
     from fastdln.reduction.plan import Plan
-    from fastdln.sweeps.setting import Setting
+    from fastdln.sweeps.cell_runs import CellRuns
 
 # Networks larger than this take too long to draw for a measurement of seconds; at this size
 # they are far outside any cache, and the larger ones run at the same speed per operation.
@@ -21,7 +22,7 @@ PROBE_SECONDS = 0.2
 
 
 def estimate(
-    setting: "Setting", plans: "Mapping[Cell, Plan]", workers: int, seconds: float | None = None
+    runs: "CellRuns", plans: "Mapping[Cell, Plan]", workers: int, seconds: float | None = None
 ) -> float:
     """Return the seconds that training all these cells would take: an upper estimate.
 
@@ -33,8 +34,7 @@ def estimate(
 
     Parameters
     ----------
-    setting : Setting
-        What the cells have in common.
+    runs : CellRuns
     plans : mapping of Cell to Plan
         The cells that are to be trained.
     workers : int
@@ -47,11 +47,11 @@ def estimate(
     budget = PROBE_SECONDS if seconds is None else seconds
     probes = _probes(plans)
     flops = np.array([plans[cell].flops_per_step for cell in probes])
-    pace = np.array([_step_seconds(setting, cell, workers, budget) for cell in probes]) / flops
+    pace = np.array([_step_seconds(runs, cell, workers, budget) for cell in probes]) / flops
     every = np.array([plan.flops_per_step for plan in plans.values()])
     # Interpolated in logarithms: speed changes where a network outgrows a cache.
     per_flop = np.exp(np.interp(np.log(every), np.log(flops), np.log(pace)))
-    times = every * per_flop * max(setting.steps, 1)
+    times = every * per_flop * max(runs.config.steps, 1)
     return float(max(times.sum() / workers, times.max()))
 
 
@@ -65,15 +65,15 @@ def _probes(plans: "Mapping[Cell, Plan]") -> list[Cell]:
     return [small[i] for i in sorted(chosen)]
 
 
-def _step_seconds(setting: "Setting", cell: Cell, workers: int, budget: float) -> float:
+def _step_seconds(runs: "CellRuns", cell: Cell, workers: int, budget: float) -> float:
     """Return the seconds of one step of this cell while `workers` of its kind run at a time."""
     copies = [Cell((i, 0, 0, 0), cell.init, cell.width, cell.depth, i) for i in range(workers)]
-    start = _timed(setting, copies, 1)  # also compiles, and fills caches
-    start = min(start, _timed(setting, copies, 1))
+    start = _timed(runs, copies, 1)  # also compiles, and fills caches
+    start = min(start, _timed(runs, copies, 1))
     steps, spent = 1, 0.0
     while spent < budget:
         steps = _more(steps, spent, budget)
-        spent = max(_timed(setting, copies, steps) - start, 0.0)
+        spent = max(_timed(runs, copies, steps) - start, 0.0)
         if steps >= MOST_STEPS:
             break
     return max(spent, 1e-7) / steps
@@ -88,12 +88,11 @@ def _more(steps: int, spent: float, budget: float) -> int:
     return min(int(np.ceil(steps * growth)), MOST_STEPS)
 
 
-def _timed(setting: "Setting", cells: Sequence[Cell], steps: int) -> float:
-    """Return the wall time of training these cells side by side for so many steps."""
-    from dataclasses import replace
-
+def _timed(runs: "CellRuns", cells: Sequence[Cell], steps: int) -> float:
+    """Return the wall time of training these cells at the same time for `steps` steps."""
     # At a step size this small no network converges or diverges within the measurement.
-    probe = replace(setting, steps=steps, record_steps=(0,), learning_rate=1e-12)
+    config = dataclasses.replace(runs.config, steps=steps, learning_rate=1e-12)
+    probe = dataclasses.replace(runs, config=config, record_steps=(0,))
     begin = time.perf_counter()
     for _ in Threads(len(cells)).results(probe.train, [(cell,) for cell in cells]):
         pass

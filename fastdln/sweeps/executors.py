@@ -4,35 +4,58 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from fastdln.sweeps.grid import Cell
 from fastdln.utils import threads
 
-# Told a few times a second which step a cell has reached; raises where training should stop.
-Report = Callable[[Cell, int], None]
-# Cells that are trained together by one thread; mostly a single one.
-Bundle = tuple[Cell, ...]
-# A job takes a bundle and yields every cell's values as soon as it has them.
-Job = Callable[[Bundle, Report | None], Iterator[tuple[Cell, dict[str, Any]]]]
+# Called a few times a second with the step that a cell has reached; raises to stop training.
+CellCallback = Callable[[Cell, int], None]
+# Cells that one thread trains in a batch; mostly a single one.
+CellBatch = tuple[Cell, ...]
+# Trains a batch and yields every cell's values as it ends.
+TrainCells = Callable[[CellBatch, CellCallback | None], Iterator[tuple[Cell, dict[str, Any]]]]
 
 Results = Generator[tuple[Cell, Any] | None, None, None]
 
-# How often the caller hears from a pool in which nothing happened: often enough for a progress
-# bar to be live and for Ctrl-C to be prompt.
+# Seconds after which an executor yields although no cell has ended: short enough for a live
+# progress bar and a prompt Ctrl-C.
 TICK = 0.2
 
 
-class Threads:
-    """Cells on `count` threads of this process, each bundle on one thread.
+class Executor(Protocol):
+    """Computes the cells of a sweep."""
 
-    The threads are daemons: a cell that cannot be told to stop (it is being initialised, say)
+    @property
+    def count(self) -> int:
+        """Cells that are trained at a time."""
+        ...
+
+    @property
+    def most(self) -> int | None:
+        """Most cells of a batch; None for no limit."""
+        ...
+
+    @property
+    def running(self) -> dict[Cell, int]:
+        """The cells in training and the step each has reached."""
+        ...
+
+    def results(self, train: TrainCells, batches: Sequence[CellBatch]) -> Results:
+        """Yield (cell, values) as cells finish, and None at least every `TICK` seconds."""
+        ...
+
+
+class Threads:
+    """Cells on `count` threads of this process, each batch on one thread.
+
+    The threads are daemons: a cell that cannot be stopped (it is being initialised, say)
     does not keep an interrupted program alive.
 
     Attributes
     ----------
     running : dict
-        The cells in work and the step each has reached.
+        The cells in training and the step each has reached.
     most : None
         Bundles may be of any size: every cell is reported as it ends.
     """
@@ -44,46 +67,46 @@ class Threads:
         self.running: dict[Cell, int] = {}
         self._stop = threading.Event()
 
-    def results(self, job: Job, bundles: Sequence[Bundle]) -> Results:
+    def results(self, train: TrainCells, batches: Sequence[CellBatch]) -> Results:
         """Yield (cell, values) as cells finish, and None at least every `TICK` seconds.
 
-        A cell's exception is raised here. When the caller stops listening, for whatever
-        reason, cells in work stop at their next callback, and are waited for for a second.
+        A cell's exception is raised here. When the caller closes the generator, cells in training
+        stop at their next callback; they are waited for for at most a second.
         """
-        tasks: queue.SimpleQueue[Bundle] = queue.SimpleQueue()
+        tasks: queue.SimpleQueue[CellBatch] = queue.SimpleQueue()
         done: queue.SimpleQueue[tuple[Cell, Any]] = queue.SimpleQueue()
-        for bundle in bundles:
-            tasks.put(bundle)
+        for batch in batches:
+            tasks.put(batch)
         threads = [
             threading.Thread(
-                target=self._work, args=(job, tasks, done), name=f"fastdln-{i}", daemon=True
+                target=self._work, args=(train, tasks, done), name=f"fastdln-{i}", daemon=True
             )
-            for i in range(min(self.count, len(bundles)))
+            for i in range(min(self.count, len(batches)))
         ]
         for thread in threads:
             thread.start()
         try:
-            yield from _collect(done, sum(map(len, bundles)))
+            yield from _collect(done, sum(map(len, batches)))
         finally:
             self._stop.set()
             deadline = time.monotonic() + 1
             for thread in threads:
                 thread.join(max(deadline - time.monotonic(), 0))
 
-    def _work(self, job: Job, tasks: "queue.SimpleQueue[Bundle]", done: Any) -> None:
+    def _work(self, train: TrainCells, tasks: "queue.SimpleQueue[CellBatch]", done: Any) -> None:
         with threads.limited(1):
             while not self._stop.is_set():
                 try:
-                    bundle = tasks.get_nowait()
+                    batch = tasks.get_nowait()
                 except queue.Empty:
                     return
-                self.running[bundle[0]] = 0
+                self.running[batch[0]] = 0
                 try:
-                    for cell, values in job(bundle, self._report):
+                    for cell, values in train(batch, self._report):
                         self.running.pop(cell, None)
                         done.put((cell, values))
                 except BaseException as error:  # handed to the caller, who raises it
-                    done.put((bundle[0], error))
+                    done.put((batch[0], error))
 
     def _report(self, cell: Cell, step: int) -> None:
         if self._stop.is_set():
@@ -110,11 +133,11 @@ class Cluster:
     Attributes
     ----------
     count : int
-        Threads of all workers when the pool was made.
+        Threads of all workers when the executor was made.
     running : dict
         Empty: a cluster's workers do not report which cell they are at.
     most : int
-        Cells of a bundle at most, for a bundle is reported as a whole.
+        Cells of a batch at most, for a batch is reported as a whole.
     """
 
     most: int | None = 16
@@ -136,38 +159,38 @@ class Cluster:
         workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
         return [(w["nthreads"], w["memory_limit"] or 0) for w in workers]
 
-    def results(self, job: Job, bundles: Sequence[Bundle]) -> Results:
+    def results(self, train: TrainCells, batches: Sequence[CellBatch]) -> Results:
         """Yield (cell, values) as cells finish, and None at least every `TICK` seconds."""
         done: queue.SimpleQueue[tuple[Cell, Any]] = queue.SimpleQueue()
-        # The job carries the data: it travels to each worker once, not with every cell.
+        # `train` carries the data: it travels to each worker once, not with every cell.
         # pure=False: timings must not be answered from an earlier sweep's results;
         # priority: the first cells are the most expensive.
-        carried = self._client.scatter(job, broadcast=True)
+        carried = self._client.scatter(train, broadcast=True)
         futures = [
-            self._client.submit(_alone, carried, bundle, pure=False, priority=-i)
-            for i, bundle in enumerate(bundles)
+            self._client.submit(_alone, carried, batch, pure=False, priority=-i)
+            for i, batch in enumerate(batches)
         ]
-        for future, bundle in zip(futures, bundles, strict=True):
-            future.add_done_callback(_deliver(done, bundle))
+        for future, batch in zip(futures, batches, strict=True):
+            future.add_done_callback(_deliver(done, batch))
         try:
-            yield from _collect(done, sum(map(len, bundles)))
+            yield from _collect(done, sum(map(len, batches)))
         finally:
             for future in futures:
                 future.cancel()
 
 
-def _alone(job: Job, bundle: Bundle) -> list[tuple[Cell, dict[str, Any]]]:
-    """Run one bundle on one thread: a cluster's worker counts its threads itself."""
+def _alone(train: TrainCells, batch: CellBatch) -> list[tuple[Cell, dict[str, Any]]]:
+    """Run one batch on one thread: a cluster's worker counts its threads itself."""
     with threads.limited(1):
-        return list(job(bundle, None))
+        return list(train(batch, None))
 
 
-def _deliver(done: Any, bundle: Bundle) -> Callable[[Any], None]:
+def _deliver(done: Any, batch: CellBatch) -> Callable[[Any], None]:
     def deliver(future: Any) -> None:
         try:
             for found in future.result():
                 done.put(found)
         except BaseException as error:  # handed to the caller, who raises it
-            done.put((bundle[0], error))
+            done.put((batch[0], error))
 
     return deliver

@@ -1,69 +1,62 @@
-"""The cells of a sweep on one card, many at once, with the face of `fastdln.sweeps.sweep.executors.Threads`."""
+"""The cells of a sweep on one GPU, many at once; a `fastdln.sweeps.executors.Executor`."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from fastdln.rng import seed_key
-from fastdln.sweeps.executors import Bundle, Job, Results, Threads
+from fastdln.sweeps.cell_runs import CellRuns
+from fastdln.sweeps.executors import CellBatch, Results, Threads, TrainCells
 from fastdln.sweeps.grid import Cell
-from fastdln.training.many_gpu import Order, goes_together, train_orders
-
-if TYPE_CHECKING:
-    from fastdln.sweeps.setting import Setting
+from fastdln.training.batched import can_batch_on_gpu, train_on_gpu
+from fastdln.training.run import Run
 
 
-class OneCard:
-    """Cells on one card: those that go together at the same time, then the others one by one.
+class OneGpu:
+    """Cells on one GPU: those that can be batched at the same time, then the others one by one.
 
     Parameters
     ----------
-    setting : Setting
-        What all cells have in common.
+    runs : CellRuns
 
     Attributes
     ----------
     count : int
         Cells that hold memory of this process at a time: one, while it is drawn.
     running : dict
-        The cells in work and the step each has reached.
+        The cells in training and the step each has reached.
     """
 
     count = 1
     most: int | None = None
 
-    def __init__(self, setting: "Setting"):
+    def __init__(self, runs: CellRuns):
         self.running: dict[Cell, int] = {}
-        self._setting = setting
+        self._runs = runs
 
-    def results(self, job: Job, bundles: Sequence[Bundle]) -> Results:
+    def results(self, train: TrainCells, batches: Sequence[CellBatch]) -> Results:
         """Yield (cell, values) as cells finish, and None in between.
 
-        `job` trains the cells that are not trained together. Training ends where the caller
-        stops listening.
+        `train` trains the cells that cannot be batched. Training ends when the caller closes the
+        generator.
         """
-        together: dict[Cell, Order] = {}
-        alone: list[Bundle] = []
-        for cell in (cell for bundle in bundles for cell in bundle):
-            preparation = self._setting.preparation(cell)
-            if goes_together(preparation):
-                rate = self._setting.learning_rate
-                together[cell] = Order(preparation, seed_key(cell.seed), rate)
+        batched: dict[Cell, Run] = {}
+        alone: list[CellBatch] = []
+        for cell in (cell for batch in batches for cell in batch):
+            run = self._runs.run(cell)
+            if can_batch_on_gpu(run.prepared):
+                batched[cell] = run
             else:
                 alone.append((cell,))
-        if together:
-            yield from self._train_together(list(together), list(together.values()))
+        if batched:
+            yield from self._train_batch(list(batched), list(batched.values()))
         rest = Threads(1)
         self.running = rest.running
-        yield from rest.results(job, alone)
+        yield from rest.results(train, alone)
 
-    def _train_together(self, cells: Sequence[Cell], orders: Sequence[Order]) -> Results:
-        launcher = orders[0].preparation.launcher
-        with launcher.here():
-            for found in train_orders(launcher, orders, hold=False):
-                if isinstance(found, tuple):
-                    index, result = found
-                    self.running.pop(cells[index], None)
-                    yield cells[index], self._setting.values(result)
-                else:
-                    self.running |= {cells[i]: step for i, (step, _) in found.items()}
-                    yield None
+    def _train_batch(self, cells: Sequence[Cell], runs: Sequence[Run]) -> Results:
+        for found in train_on_gpu(runs, keep_layers=False):
+            if isinstance(found, tuple):
+                index, result = found
+                self.running.pop(cells[index], None)
+                yield cells[index], self._runs.values(result)
+            else:
+                self.running |= {cells[i]: step for i, (step, _) in found.items()}
+                yield None

@@ -113,6 +113,11 @@ def read(path: Any) -> "xr.Dataset":
     return dataset
 
 
+def recorded_device(path: Any) -> str | None:
+    """Return the kind of device that a store's sweep was begun on; None where there is no store."""
+    return None if path is None else _attributes(local_path(path)).get("device")
+
+
 def local_path(path: Any) -> Path:
     """Return `path` as a Path; addresses of remote stores are refused."""
     if not isinstance(path, str | os.PathLike) or isinstance(path, bytes):

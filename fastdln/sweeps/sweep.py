@@ -1,18 +1,23 @@
 """Training every network of a grid init × width × depth × seed, interruptible at any moment."""
 
+import os
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
-from fastdln.sweeps.executors import Cluster, Threads
+from fastdln.config import TrainConfig
+from fastdln.sweeps import axes
+from fastdln.sweeps.axes import INITS, SEEDS
+from fastdln.sweeps.cell_runs import CellRuns
+from fastdln.sweeps.executors import Cluster, Executor, Threads
 from fastdln.sweeps.grid import Cell, Grid
 from fastdln.sweeps.keeper import Memory, keeper
 from fastdln.sweeps.progress import Tally, reporter
-from fastdln.sweeps.setting import Setting
 from fastdln.utils import memory, threads, validation
 
 if TYPE_CHECKING:
     import xarray as xr
+    from numpy.typing import DTypeLike
 
     from fastdln.objectives.base import Objective
     from fastdln.reduction.plan import Plan
@@ -20,40 +25,41 @@ if TYPE_CHECKING:
 
 def sweep(
     problem: "Objective",
-    widths: Iterable[int],
-    depths: Iterable[int],
-    inits: Iterable[str] = ("gaussian", "orthogonal"),
-    seeds: Iterable[int] = (0,),
-    steps: int = 10_000,
+    widths: int | Iterable[int] | None = None,
+    depths: int | Iterable[int] | None = None,
+    inits: str | Iterable[str] = INITS,
+    seeds: int | Iterable[int] = SEEDS,
+    steps: int = TrainConfig.steps,
     record_steps: Iterable[int] | None = None,
-    store: Any = None,
+    store: str | os.PathLike[str] | None = None,
     client: Any = None,
     device: str = "auto",
     progress: bool = True,
     *,
-    dtype: Any = None,
-    learning_rate: float | None = None,
-    method: str = "auto",
+    dtype: "DTypeLike | None" = TrainConfig.dtype,
+    learning_rate: float | None = TrainConfig.learning_rate,
+    method: str = TrainConfig.method,
     workers: int | None = None,
     **options: Any,
 ) -> "xr.Dataset":
     """Train a network for every init, width, depth and seed.
 
-    Networks are trained several at a time, each on one thread, the most expensive first; small ones
-    of one shape share a thread (`fastdln.backends.cpu.batch`).
+    Networks are trained several at a time, each on one thread, the most expensive first; a thread
+    trains small ones of one shape in a batch (`fastdln.backends.cpu.batch`).
 
     With a `store`, finished cells are on disk at once. A sweep that was stopped, by Ctrl-C or
     ``kill -9`` or a power cut, continues when called again with the same arguments; at most
-    the cells in work are done again, and the finished dataset (all but ``seconds``) equals
-    that of an uninterrupted sweep bit for bit (on a card, on one of the same kind). A problem is
-    known again by what it holds (arrays, numbers, text), not by its code.
+    the cells in training are done again, and the finished dataset (all but ``seconds``) equals
+    that of an uninterrupted sweep bit for bit (on a GPU, on one of the same kind). A problem is
+    recognised by the data it holds (arrays, numbers, text), not by its code.
 
     Parameters
     ----------
     problem : Regression or other objective
         The loss, the same for all networks.
     widths, depths : iterable of int
-        Widths of the hidden layers and numbers of layers, each ≥ 1, without repetition.
+        Widths of the hidden layers and numbers of layers, each ≥ 1, without repetition. One value
+        may be given as it is, and every axis also under its singular name (``width=100``).
     inits : iterable of str
         Initialisations, as in `fastdln.initialize`.
     seeds : iterable of int
@@ -68,10 +74,11 @@ def sweep(
         None keeps them in memory only.
     client : dask.distributed.Client, optional
         Train on this cluster instead of on threads of this process. The results are written
-        by this process. With ``device="gpu"`` its workers need cards, and train cell by cell.
+        by this process. With ``device="gpu"`` its workers need GPUs, and train cell by cell;
+        ``"auto"`` is the CPU.
     device : str
-        ``"cpu"``, ``"gpu"``, ``"gpu:N"`` or ``"auto"``, as in `fastdln.train`. A card trains many
-        networks in one launch.
+        ``"cpu"``, ``"gpu"``, ``"gpu:N"`` or ``"auto"``, as in `fastdln.train`; ``"auto"`` continues
+        a store where it was begun. A GPU trains many networks in one launch.
     progress : bool
         Whether to show progress on standard error.
     dtype : dtype, optional
@@ -83,8 +90,8 @@ def sweep(
     workers : int, optional
         Threads of this process that train networks; None means all.
     **options
-        ``optimizer``, ``momentum``, ``nesterov``, ``weight_decay``, ``batch_size``, ``gain``
-        and ``kernel``, as in `fastdln.train`, the same for all networks.
+        ``optimizer``, ``momentum``, ``nesterov``, ``weight_decay``, ``batch_size``, ``gain``,
+        ``kernel`` and ``tolerance``, as in `fastdln.train`, the same for all networks.
 
     Returns
     -------
@@ -99,7 +106,7 @@ def sweep(
     ------
     TypeError, ValueError
         If an argument is out of range, or the store holds something else, or a sweep with
-        other arguments (the message says which), or a problem cannot be known again.
+        other arguments (the message says which), or a problem cannot be recognised.
     MemoryError
         If the networks trained at a time would not fit in memory; before anything is trained.
     OSError
@@ -107,52 +114,57 @@ def sweep(
     KeyboardInterrupt
         On Ctrl-C, within about a second; the message says how to continue.
     """
-    setting = Setting.of(
-        problem, steps, record_steps, dtype, learning_rate, method, device, options,
-        here=client is None,
-    )  # fmt: skip
-    grid = Grid(
-        init=_names("inits", inits),
-        width=_axis("widths", widths, least=1),
-        depth=_axis("depths", depths, least=1),
-        seed=_axis("seeds", seeds, least=0),
-        step=setting.record_steps,
-    )
-    attributes = setting.attributes(grid, told_apart=store is not None)
-    pool = _pool(client, workers, setting)
-    plans = setting.plans(grid.cells())
-    _require_memory(pool, setting, plans, grid)
+    from fastdln.backends.selection import check_device
+    from fastdln.sweeps.device import check_kernel, with_device
+
+    given = axes.split({"width": widths, "depth": depths, "init": inits, "seed": seeds}, options)
+    options |= {
+        "steps": steps, "dtype": dtype, "learning_rate": learning_rate, "method": method,
+        "device": device,
+    }  # fmt: skip
+    config = axes.shared_config(options)
+    if client is None:
+        check_device(config.device)
+    runs = CellRuns.of(problem, config, record_steps)
+    grid = axes.grid(given, runs.record_steps)
+    plans = runs.plans(grid.cells())
+    runs = with_device(runs, plans, store, client)
+    check_kernel(runs)
+    attributes = runs.attributes(grid, needs_fingerprint=store is not None)
+    executor = _executor(client, workers, runs)
+    _require_memory(executor, runs, plans, grid)
     with ExitStack() as stack:
         kept = keeper(grid, attributes, store)
         stack.callback(kept.close)
-        _run(kept, pool, setting, plans, progress)
+        _run(kept, executor, runs, plans, progress)
         return grid.dataset(kept.values, kept.attributes)
 
 
 def _run(
     kept: Memory,
-    pool: Threads | Cluster,
-    setting: Setting,
+    executor: Executor,
+    runs: CellRuns,
     plans: "dict[Cell, Plan]",
     progress: bool,
 ) -> None:
     """Train the pending cells, the most expensive first, so that none is left to the end alone."""
-    from fastdln.sweeps.scheduling import bundles
+    from fastdln.sweeps.scheduling import cell_batches
 
-    costs = {c: work(p, setting.steps) for c, p in plans.items() if kept.pending(c)}
-    order = bundles(setting, plans, list(costs), pool.count, pool.most)
-    order.sort(key=lambda bundle: sum(costs[cell] for cell in bundle), reverse=True)
-    tally = Tally(costs, setting.steps, finished=len(plans) - len(costs))
+    steps = runs.config.steps
+    costs = {c: work(p, steps) for c, p in plans.items() if kept.pending(c)}
+    order = cell_batches(runs, plans, list(costs), executor.count, executor.most)
+    order.sort(key=lambda batch: sum(costs[cell] for cell in batch), reverse=True)
+    tally = Tally(costs, steps, finished=len(plans) - len(costs))
     if not order:
         return
     try:
-        with reporter(progress) as report, closing(pool.results(setting.train, order)) as results:
+        with reporter(progress) as report, closing(executor.results(runs.train, order)) as results:
             for result in results:
                 if result is not None:
                     cell, values = result
                     kept.write(cell, values)
                     tally.finish(cell, values["steps_taken"])
-                tally.watch(pool.running)
+                tally.watch(executor.running)
                 report.show(tally)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
@@ -168,14 +180,14 @@ def work(plan: "Plan", steps: int) -> float:
     return plan.flops_per_step * max(steps, 1) + 25.0 * plan.bytes
 
 
-def _pool(client: Any, workers: Any, setting: Setting) -> Any:
-    """Return what trains the cells: threads, a cluster, or a card."""
-    if client is None and setting.device != "cpu":
-        from fastdln.sweeps.gpu_executor import OneCard
+def _executor(client: Any, workers: int | None, runs: CellRuns) -> Executor:
+    """Return the executor of the cells: threads, a cluster, or a GPU."""
+    if client is None and runs.config.device != "cpu":
+        from fastdln.sweeps.gpu_executor import OneGpu
 
         if workers is not None:
-            raise ValueError("workers is for the CPU; a card takes as many networks as fit")
-        return OneCard(setting)
+            raise ValueError("workers is for the CPU; a GPU takes as many networks as fit")
+        return OneGpu(runs)
     if client is None:
         count = (
             threads.available()
@@ -188,15 +200,17 @@ def _pool(client: Any, workers: Any, setting: Setting) -> Any:
     return Cluster(client)
 
 
-def _require_memory(pool: Any, setting: Setting, plans: "dict[Cell, Plan]", grid: Grid) -> None:
+def _require_memory(
+    executor: Executor, runs: CellRuns, plans: "dict[Cell, Plan]", grid: Grid
+) -> None:
     """Raise MemoryError if the largest networks, trained at the same time, would not fit."""
-    from fastdln.sweeps.scheduling import bundle_bytes, bundles
+    from fastdln.sweeps.scheduling import batch_bytes, cell_batches
 
-    found = bundles(setting, plans, list(plans), pool.count, pool.most)
-    sizes = sorted((bundle_bytes(bundle, plans) for bundle in found), reverse=True)
+    found = cell_batches(runs, plans, list(plans), executor.count, executor.most)
+    sizes = sorted((batch_bytes(batch, plans) for batch in found), reverse=True)
     results = grid.bytes
-    if isinstance(pool, Threads):
-        count = min(pool.count, len(sizes))
+    if isinstance(executor, Threads):
+        count = min(executor.count, len(sizes))
         memory.require(
             sum(sizes[:count]) + results,
             memory.available(),
@@ -205,30 +219,10 @@ def _require_memory(pool: Any, setting: Setting, plans: "dict[Cell, Plan]", grid
         )
         return
     memory.require(results, memory.available(), "keeping the results", "record fewer steps")
-    if setting.device != "cpu":
-        return  # a card plans its own memory
-    for count, limit in pool.memory():
+    if not isinstance(executor, Cluster) or runs.config.device != "cpu":
+        return  # the GPU backend plans the GPU's memory
+    for count, limit in executor.memory():
         if limit:
             needed = sum(sizes[:count])
-            what = f"a cluster worker of {threads} threads"
+            what = f"a cluster worker of {count} threads"
             memory.require(needed, limit, what, "give its workers fewer threads or more memory")
-
-
-def _axis(name: str, values: Any, least: int) -> tuple[int, ...]:
-    """Return the values of an axis as distinct whole numbers that fit in int64."""
-    found = tuple(
-        validation.integer(f"every one of {name}", v, least)
-        for v in validation.listed(name, values)
-    )
-    if max(found) >= 2**63:
-        raise ValueError(f"every one of {name} must be less than 2**63, not {max(found)}")
-    return validation.distinct(name, found)
-
-
-def _names(name: str, values: Any) -> tuple[str, ...]:
-    from fastdln.initializers.layers import INITS
-
-    listed = (values,) if isinstance(values, str) else validation.listed(name, values)
-    return validation.distinct(
-        name, tuple(validation.one_of(f"every one of {name}", v, INITS) for v in listed)
-    )

@@ -1,47 +1,56 @@
 """Many networks of one shape trained together: threads take networks, not parts of one."""
 
 import functools
-import inspect
 import itertools
 import logging
 import numbers
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
-from fastdln.backends.cpu.batch import SideBySide, may_go_side_by_side
-from fastdln.backends.cpu.cost_model import worth_going_side_by_side
+from fastdln.backends.cpu.cost_model import batching_pays
+from fastdln.config import TrainConfig
 from fastdln.kernels.cpu.tiles import lanes
+from fastdln.network import Network
+from fastdln.objectives.base import Objective
 from fastdln.optim.loop import Callback
-from fastdln.reduction.plan import chain_layout
 from fastdln.result import TrainResult
-from fastdln.rng import seed_key
-from fastdln.training.prepared import Preparation, Task, prepare
+from fastdln.rng import Seed, seed_key
+from fastdln.training.batched import (
+    can_batch_on_cpu,
+    can_batch_on_gpu,
+    train_on_cpu,
+    train_on_gpu,
+)
+from fastdln.training.prepared import PreparedRun, prepare
+from fastdln.training.run import Run
 from fastdln.utils import threads, validation
 
 log = logging.getLogger("fastdln")
 
-_OPTIONS = frozenset(inspect.signature(prepare).parameters) - {"problem"}
-# Trains what it takes from a queue; yields results as networks end.
-Trainer = Callable[["_Queue", Callback], Iterator[tuple[int, TrainResult]]]
+_T = TypeVar("_T")
+# Trains the runs that it takes from a queue; yields results as networks end.
+TrainQueue = Callable[["_Queue", Callback], Iterator[tuple[int, TrainResult]]]
 
 
 def train_many(
-    problem: Any,
+    problem: Objective,
     *,
-    seeds: Iterable[Any],
+    seeds: Iterable[Seed],
     learning_rates: float | Iterable[float | None] | None = None,
     callback: Callback | None = None,
+    network: Network | None = None,
     **options: Any,
 ) -> list[TrainResult]:
     """Train one network for every seed, as many at a time as there are threads.
 
-    Every network is trained by one thread in a few calls that hold no lock, and ends by its own
-    rule (converged, diverged). Where networks are small (at most two vectors wide: 32 in float32
-    with AVX-512) a thread trains several of them at a time, one in each vector lane. The results
-    are those of `fastdln.train`, bit for bit. On a card (``device="gpu"``) as many networks are
-    trained at a time as it has room for, and the results are those of `fastdln.train` to rounding.
+    Every network is trained by one thread in a few calls that release the GIL, and ends when it
+    has converged or diverged itself. Where networks are small (at most two vectors wide: 32 in
+    float32 with AVX-512) a thread trains several of them at a time, one in each SIMD lane. The
+    results are those of `fastdln.train`, bit for bit. On a GPU (``device="gpu"``) as many networks
+    are trained at a time as its memory holds, and the results are those of `fastdln.train` to
+    rounding.
 
     Parameters
     ----------
@@ -51,17 +60,19 @@ def train_many(
     learning_rates : float or iterable of float, optional
         One for all networks, or one for each; None means the theorem's largest.
     callback : callable, optional
-        Called as ``callback(step, loss)`` a few times a second for every network in work, on the
-        CPU from several threads; may raise to stop.
+        Called as ``callback(step, loss)`` a few times a second for every network in training, on
+        the CPU from several threads; may raise to stop.
+    network : Network, optional
+        As in `fastdln.train`: every run starts from this network.
     **options
-        Everything else that `fastdln.train` takes (width, depth, init, steps, dtype, …), the same
-        for all networks.
+        All other options of `fastdln.train` (width, depth, init, steps, dtype, …), the same for all
+        networks.
 
     Returns
     -------
     list of TrainResult
         In the order of `seeds`. All trained networks are held in memory. ``seconds`` of networks
-        that were trained side by side overlap.
+        that were trained in a batch overlap.
 
     Raises
     ------
@@ -73,91 +84,81 @@ def train_many(
     for name in ("seed", "learning_rate"):
         if name in options:
             raise TypeError(f"{name} must be given as {name}s, one for each network")
-    for name in options:
-        if name not in _OPTIONS:
-            raise TypeError(f"train_many() got an unexpected keyword argument {name!r}")
+    config = TrainConfig.from_options("train_many", options)
     validation.function("callback", callback)
-    preparation = prepare(problem, **options)
+    prepared = prepare(problem, config, network, count=max(len(keys), 1))
     if not keys:
         return []
-    if preparation.device != "cpu":
-        from fastdln.training.many_gpu import Order, train_many_on_card
-
-        orders = [Order(preparation, key, rate) for key, rate in zip(keys, rates, strict=True)]
-        return train_many_on_card(orders, callback)
-    queue = _Queue(preparation, zip(keys, rates, strict=True))
+    if prepared.launcher is not None:
+        return _on_gpu([prepared.run(*each) for each in zip(keys, rates, strict=True)], callback)
+    queue = _Queue(prepared, zip(keys, rates, strict=True))
     workers = min(threads.available(), len(rates))
-    train: Trainer = _alone
+    train: TrainQueue = _one_by_one
     each = -(-len(rates) // workers)
-    if _go_side_by_side(preparation, each):
-        most = min(each, lanes(preparation.plan.dtype))
-        log.debug("kernel: two-pass, %d networks side by side on each of %d threads", most, workers)
-        train = functools.partial(_side_by_side, most=most)
+    chosen = prepared.plan
+    if can_batch_on_cpu(prepared) and batching_pays(chosen.widths, chosen.dtype, each):
+        most = min(each, lanes(chosen.dtype))
+        log.debug("kernel: two-pass, %d networks in SIMD lanes of %d threads", most, workers)
+        train = functools.partial(_batched, most=most)
     return _collect(train, queue, callback, workers, len(rates))
 
 
-class _Queue(Iterator[tuple[int, Task]]):
-    """Tasks drawn as they are asked for, by any thread, and none once it is closed."""
+class _Queue(Iterator[tuple[int, Run]]):
+    """Runs, taken by any thread, and none once it is closed."""
 
-    def __init__(self, preparation: Preparation, runs: Iterator[tuple[int, float | None]]):
-        self.preparation = preparation
+    def __init__(self, prepared: PreparedRun, runs: Iterator[tuple[int, float | None]]):
         self.closed = False
-        self._runs = enumerate(runs)
+        self._prepared, self._runs = prepared, enumerate(runs)
         self._lock = threading.Lock()
 
-    def __next__(self) -> tuple[int, Task]:
+    def __next__(self) -> tuple[int, Run]:
         with self._lock:
             if self.closed:
                 raise StopIteration
             index, (key, rate) = next(self._runs)
-        return index, self.preparation.task(key, rate)
+        return index, self._prepared.run(key, rate)
 
-    def hearing(self, callback: Callback | None) -> Callback:
-        """Return a callback that also stops networks in work once the queue is closed."""
+    def closing(self, callback: Callback | None) -> Callback:
+        """Return a callback that also stops networks in training once the queue is closed."""
 
-        def hear(step: int, loss: float) -> None:
+        def call(step: int, loss: float) -> None:
             if self.closed:
                 raise _Closed
             if callback is not None:
                 callback(step, loss)
 
-        return hear
+        return call
 
 
 class _Closed(Exception):
     """Training was stopped from outside."""
 
 
-def _go_side_by_side(preparation: Preparation, each: int) -> bool:
-    plan = preparation.plan
-    if not may_go_side_by_side(preparation, plan):
-        return False
-    return worth_going_side_by_side(chain_layout(plan.widths, plan.dtype), each)
+def _one_by_one(queue: _Queue, callback: Callback) -> Iterator[tuple[int, TrainResult]]:
+    for index, run in queue:
+        yield index, run.train(callback)
 
 
-def _alone(queue: _Queue, callback: Callback) -> Iterator[tuple[int, TrainResult]]:
-    for index, task in queue:
-        yield index, task.run(callback)
-
-
-def _side_by_side(
-    queue: _Queue, callback: Callback, most: int
-) -> Iterator[tuple[int, TrainResult]]:
-    company = SideBySide[int](queue.preparation, most)
-    return company.run(queue, lambda key, step, loss: callback(step, loss))
+def _batched(queue: _Queue, callback: Callback, most: int) -> Iterator[tuple[int, TrainResult]]:
+    for found in train_on_cpu(queue, most):
+        if isinstance(found, tuple):
+            yield found
+        else:
+            for step, loss in found.values():
+                callback(step, loss)
 
 
 def _collect(
-    train: Trainer, queue: _Queue, callback: Callback | None, workers: int, count: int
+    train: TrainQueue, queue: _Queue, callback: Callback | None, workers: int, count: int
 ) -> list[TrainResult]:
-    """Let every worker train what it takes from the queue; return all results in order."""
-    hear = queue.hearing(callback)
+    """Let every worker train the runs that it takes from the queue; return results in order."""
+    callback = queue.closing(callback)
 
     def work() -> list[tuple[int, TrainResult]]:
-        # One thread a network: here, for limits belong to the thread that sets them.
+        # One thread a network; set here, for a limit belongs to the thread that sets it.
         with threads.limited(1):
             try:
-                return list(train(queue, hear))
+                return list(train(queue, callback))
             except _Closed:
                 return []
             except BaseException:
@@ -178,19 +179,34 @@ def _collect(
     return [results[i] for i in range(count)]
 
 
-def _listed(name: str, values: Any) -> list[Any]:
+def _on_gpu(runs: Sequence[Run], callback: Callback | None) -> list[TrainResult]:
+    """Train runs of one shape on a GPU, in a batch if the kernels can; return results in order."""
+    if not can_batch_on_gpu(runs[0].prepared):
+        return [run.train(callback) for run in runs]
+    results: dict[int, TrainResult] = {}
+    for found in train_on_gpu(runs, keep_layers=True):
+        if isinstance(found, tuple):
+            results[found[0]] = found[1]
+        elif callback is not None:
+            for step, loss in found.values():
+                callback(step, loss)
+    return [results[i] for i in range(len(runs))]
+
+
+def _listed(name: str, values: Iterable[_T] | float) -> list[_T]:
     if not isinstance(values, Iterable) or isinstance(values, Mapping | str):
         raise TypeError(f"{name} must be a sequence, one for each network, not {values!r}")
     return list(values)
 
 
-def _one_each(rates: Any, count: int) -> list[float | None]:
-    """Return one checked rate for each network: a bad one must not wait for its turn."""
+def _one_each(rates: float | Iterable[float | None] | None, count: int) -> list[float | None]:
+    """Return one checked rate for each network, so that a bad one is found before training."""
     if rates is None or isinstance(rates, numbers.Real):
-        rates = [rates] * count
-    rates = _listed("learning_rates", rates)
-    if len(rates) != count:
+        each: list[Any] = [rates] * count
+    else:
+        each = _listed("learning_rates", rates)
+    if len(each) != count:
         raise ValueError(
-            f"learning_rates must hold one number for each of the {count} seeds, not {len(rates)}"
+            f"learning_rates must hold one number for each of the {count} seeds, not {len(each)}"
         )
-    return [None if r is None else validation.positive_number("learning_rates", r) for r in rates]
+    return [None if r is None else validation.positive_number("learning_rates", r) for r in each]

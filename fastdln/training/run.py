@@ -1,170 +1,179 @@
-"""Training one network: `fastdln.train`, and going on with it: `fastdln.resume`."""
+"""One training run: its workload for a backend, its result, and what it can be resumed from."""
 
+import dataclasses
+import functools
 import time
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from fastdln.backends import selection
+from fastdln.backends.interface import Layer, Outcome, Workload
 from fastdln.network import Network
-from fastdln.objectives.base import Objective
-from fastdln.optim.loop import Callback
+from fastdln.optim.loop import START, Callback, Checkpoint
+from fastdln.optim.minibatches import Minibatches
+from fastdln.reduction.initial_layers import InitialLayers
+from fastdln.reduction.lifting import Lift, LiftedWeights, Origins, layer_shapes
 from fastdln.result import TrainResult
-from fastdln.rng import seed_key
-from fastdln.training.prepared import prepare
-from fastdln.utils import validation
+
+if TYPE_CHECKING:
+    from fastdln.training.prepared import PreparedRun
 
 
-def train(
-    problem: Objective,
-    *,
-    width: Any = None,
-    depth: int | None = None,
-    init: str | None = None,
-    gain: float | None = None,
-    steps: int = 10_000,
-    learning_rate: float | None = None,
-    optimizer: str = "gd",
-    momentum: float = 0.0,
-    nesterov: bool = False,
-    weight_decay: float = 0.0,
-    batch_size: int | None = None,
-    seed: Any = 0,
-    dtype: Any = None,
-    device: str = "cpu",
-    method: str = "auto",
-    kernel: str = "auto",
-    network: Network | None = None,
-    rank_tolerance: float | None = None,
-    tolerance: float | None = None,
-    callback: Callback | None = None,
-    resumable: bool = False,
-) -> TrainResult:
-    """Train a deep linear network by gradient descent.
+class Run:
+    """One training run: its workload for a backend, and its result.
 
     Parameters
     ----------
-    problem : Regression, Logistic, MatrixCompletion, MatrixSensing or another objective
-        The loss, a function of the end-to-end matrix; see `fastdln.Objective` for your own.
-    width, depth, init, gain
-        The network to draw, as in `fastdln.initialize`; orthogonal, of gain 1, where not said.
-    steps : int
-        Steps to take, 0 or more.
-    learning_rate : float, optional
-        The paper's η, for the paper's weights ``W_i``: layer i of the normalised weights moves
-        with η / rows of layer i. None means the theorem's largest,
-        ``d_y / (2 L ‖X‖₂²)`` (Hu, Xiao & Pennington 2020, Theorem 4.1).
-    optimizer : {"gd", "adam"}
-        Gradient descent, or Adam (Kingma & Ba 2015; β = 0.9, 0.999, ε = 1e-8), both on the
-        paper's weights. Adam does not reduce: its steps are taken entry by entry.
-    momentum : float
-        μ in [0, 1): ``v := μ v + gradient``, ``W −= η v`` (Polyak).
-    nesterov : bool
-        Nesterov's form of momentum, ``W −= η (gradient + μ v)``.
-    weight_decay : float
-        λ ≥ 0: ``λ W_i`` is added to the gradient of ``W_i``. Losses leave the penalty out.
-    batch_size : int, optional
-        Samples per step, from 1 to n; None is full-batch. Batches are consecutive parts of a
-        permutation of the samples that is drawn anew, from `seed`, when it is used up (a last
-        part smaller than a batch is left out). The gradient is scaled to be unbiased; the loss
-        is the full one at every step.
-    seed : int or what `numpy.random.default_rng` accepts
-        Decides the network and the minibatches.
-    dtype : {"float64", "float32"}, optional
-        None means the given network's, or float64. Losses are float64 always.
-    device : {"cpu", "gpu", "gpu:N", "auto"}
-        ``"gpu"`` needs an NVIDIA card and CuPy (``fastdln[cuda12]`` or ``[cuda13]``); ``"auto"``
-        is the CPU until the card's kernels have been measured.
-    method : {"auto", "reduced", "dense"}
-        ``"reduced"`` trains a narrower network with exactly the same loss curve and raises where
-        that is not exact; ``"dense"`` does not; ``"auto"`` reduces whenever it is exact. Dense
-        and reduced runs agree to rounding, step by step; where the trajectory itself is
-        unstable (narrow networks at the theorem's largest step), rounding differences grow
-        along it as along any chaotic one.
-    kernel : {"auto", "two-pass", "zigzag"}
-        How weights are read and written; ``"auto"`` takes what a cost model expects to be
-        fastest (`fastdln.backends.cpu.cost_model`), the same for any number of threads. Equal to rounding.
-    network : Network, optional
-        Train this network instead of drawing one (`width`, `depth`, `init` and `gain` are left
-        out); it is left as it is. ``"auto"`` and
-        ``"reduced"`` look for its invariant subspaces (`fastdln.reduction.invariant_subspaces`).
-    rank_tolerance : float, optional
-        For a given network: a direction counts as outside a subspace where its part outside
-        exceeds this times the norm of the layer that led there, in (0, 1). None means
-        ``10 √m eps``.
-    tolerance : float, optional
-        Relative loss at or below which training stops as ``"converged"``, in [0, 1). None means
-        ``(10 eps)²`` of the dtype (1.4e-12 in float32, 4.9e-30 in float64): a residual of ten
-        units of rounding.
-    callback : callable, optional
-        Called as ``callback(step, loss)`` a few times a second; may raise to stop.
-    resumable : bool
-        Whether the result keeps what `fastdln.resume` goes on from: the problem and, with momentum,
-        as many numbers again as the weights; with Adam twice as many.
-
-    Returns
-    -------
-    TrainResult
-
-    Raises
-    ------
-    TypeError, ValueError
-        For arguments out of range, and for a network that does not fit the problem.
-    MemoryError
-        If the network does not fit in memory; names the bytes.
+    prepared : PreparedRun
+    learning_rate : float
+    schedule : Minibatches or None
+        The minibatch of each step, counted from the run's first step of all.
+    initial_layers : callable
+        Draws the layers to train.
+    started : float
+        When the run began, by `time.perf_counter`.
+    checkpoint : Checkpoint
+        Where it goes on.
+    earlier_losses : ndarray
+        All losses up to the checkpoint; the last is evaluated again.
     """
-    begun, key = time.perf_counter(), seed_key(seed)
-    validation.function("callback", callback)
-    preparation = prepare(
-        problem, width=width, depth=depth, init=init, gain=gain, steps=steps, optimizer=optimizer,
-        momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, batch_size=batch_size,
-        dtype=dtype, device=device, method=method, kernel=kernel, network=network,
-        rank_tolerance=rank_tolerance, tolerance=tolerance, resumable=resumable,
-    )  # fmt: skip
-    return preparation.task(key, learning_rate, begun).run(callback)
+
+    def __init__(
+        self,
+        prepared: "PreparedRun",
+        learning_rate: float,
+        schedule: Minibatches | None,
+        initial_layers: Callable[[], InitialLayers],
+        started: float,
+        checkpoint: Checkpoint = START,
+        earlier_losses: np.ndarray | None = None,
+    ):
+        self.prepared, self.learning_rate, self.schedule = prepared, learning_rate, schedule
+        self.checkpoint, self.started = checkpoint, started
+        self.keeps_origins = True
+        self._initial_layers = initial_layers
+        self._earlier = np.empty(0) if earlier_losses is None else earlier_losses
+        self._origins: Origins = _no_origin
+
+    @property
+    def workload(self) -> Workload:
+        """The run as a backend trains it."""
+        prepared, schedule = self.prepared, self.schedule
+        return Workload(
+            widths=prepared.plan.widths,
+            rows=prepared.rows,
+            dtype=prepared.plan.dtype,
+            optimizer=prepared.optimizer,
+            learning_rate=self.learning_rate,
+            objective=prepared.objective,
+            steps=prepared.config.steps,
+            tolerance=prepared.tolerance,
+            draw=self._draw,
+            schedule=None if schedule is None else schedule.after(self.checkpoint.steps),
+            kernel=prepared.config.kernel,
+            checkpoint=self.checkpoint,
+        )
+
+    def _draw(self) -> Iterable[Layer]:
+        """Return the layers to train, and keep where full-width weights come from."""
+        self.prepared.require_memory()
+        initial = self._initial_layers()
+        if self.keeps_origins:
+            self._origins = initial.origins
+        return initial.layers
+
+    def train(self, callback: Callback | None = None) -> TrainResult:
+        """Train alone."""
+        config, earlier = self.prepared.config, self.checkpoint.steps
+        with selection.make_trainer(self.workload, self.prepared.launcher) as trainer:
+            trainer.advance(0)
+            while trainer.step < config.steps and not trainer.finished:
+                trainer.advance(config.steps)
+                if callback is not None:
+                    callback(earlier + trainer.step, float(trainer.losses[trainer.step]))
+            # A copy: not a view of the losses of all steps that were allowed.
+            losses = trainer.losses[: trainer.step + 1].copy()
+            state = trainer.optimizer_state() if config.resumable else ()
+            layers = trainer.trained_layers()
+            return self.result(Outcome(0, losses, trainer.status, layers, lambda: state))
+
+    def result(self, outcome: Outcome) -> TrainResult:
+        """Return the result of the run that ended with this outcome."""
+        prepared, losses = self.prepared, np.concatenate([self._earlier[:-1], outcome.losses])
+        steps = losses.size - 1
+        return TrainResult(
+            loss=losses,
+            status=outcome.status,
+            steps_taken=steps,
+            seconds=time.perf_counter() - self.started,
+            method=prepared.plan.method,
+            reason=prepared.reason,
+            device=prepared.config.device,
+            learning_rate=self.learning_rate,
+            network=self._lifted(outcome.layer, steps),
+            state=self._state(outcome) if prepared.config.resumable else None,
+        )
+
+    def _lifted(self, layer: Callable[[int], np.ndarray], steps: int) -> Network:
+        """Return the trained network at full width, keeping no more than its weights need."""
+        chosen, optimizer = self.prepared.plan, self.prepared.optimizer
+        factor = functools.partial(optimizer.complement_factor, self.learning_rate, steps)
+        form = Lift(self._origins, layer, factor)
+        return Network.trusted(LiftedWeights(layer_shapes(chosen.full_widths), chosen.dtype, form))
+
+    def _state(self, outcome: Outcome) -> "ResumeState":
+        """Return the state without what only the start of the run needed."""
+        prepared = dataclasses.replace(self.prepared, network=None, bases=())
+        return ResumeState(
+            prepared, self.learning_rate, self.schedule, self._origins, outcome.layer,
+            outcome.optimizer_state(),
+        )  # fmt: skip
 
 
-def resume(result: TrainResult, *, steps: int, callback: Callback | None = None) -> TrainResult:
-    """Go on with a run that has ended.
+class ResumeState(NamedTuple):
+    """What `fastdln.resume` goes on from.
 
-    The result is that of one run of all steps (the same bits but with zigzag sweeps, which start
-    anew): momentum, Adam's moments and the order of minibatches go on, and so does the tolerance,
-    which is relative to the first loss of all.
-
-    Parameters
+    Attributes
     ----------
-    result : TrainResult
-        Of a run with ``resumable=True``; it is left as it is.
-    steps : int
-        Steps to take beyond those taken, 0 or more.
-    callback : callable, optional
-        As in `train`; steps are counted from the first of all.
-
-    Returns
-    -------
-    TrainResult
-        With the losses of all steps, and resumable in turn; `result` itself where it has converged.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For arguments out of range, and for a run that diverged or kept no state.
-    MemoryError
-        If the network does not fit in memory a second time.
-
-    Examples
-    --------
-    >>> import fastdln
-    >>> p = fastdln.paper_regression()
-    >>> r = fastdln.train(p, width=100, depth=5, steps=10, momentum=0.9, resumable=True)
-    >>> fastdln.resume(r, steps=30).steps_taken
-    40
+    prepared : PreparedRun
+    learning_rate : float
+    schedule : Minibatches or None
+    origins : Origins
+        Where full-width weights come from.
+    layer : callable
+        From an index to that trained layer.
+    optimizer_state : tuple of tuple of ndarray
+        As in `Checkpoint`.
     """
-    if not isinstance(result, TrainResult):
-        raise TypeError(f"result must be a TrainResult, not {type(result).__name__}")
-    steps = validation.non_negative_integer("steps", steps)
-    validation.function("callback", callback)
-    if result.state is None:
-        raise ValueError("result keeps no state to go on from: train with resumable=True")
-    if result.status == "diverged":
-        raise ValueError("result is of a run that diverged: there is nothing to go on from")
-    if result.status == "converged":
-        return result
-    return result.state.going_on(result.loss, result.seconds, steps).run(callback)
+
+    prepared: "PreparedRun"
+    learning_rate: float
+    schedule: Minibatches | None
+    origins: Origins
+    layer: Callable[[int], np.ndarray]
+    optimizer_state: tuple[tuple[np.ndarray, ...], ...]
+
+    def run(self, losses: np.ndarray, seconds: float, steps: int) -> Run:
+        """Return the run of `steps` more steps, after these losses and seconds."""
+        config = dataclasses.replace(self.prepared.config, steps=steps)
+        prepared = dataclasses.replace(self.prepared, config=config)
+        return Run(
+            prepared,
+            self.learning_rate,
+            self.schedule,
+            self._initial_layers,
+            time.perf_counter() - seconds,
+            Checkpoint(losses.size - 1, self.optimizer_state, float(losses[0])),
+            losses,
+        )
+
+    def _initial_layers(self) -> InitialLayers:
+        depth = len(self.prepared.plan.full_widths) - 1
+        return InitialLayers((self.layer(i) for i in range(depth)), self.origins)
+
+
+def _no_origin(index: int) -> None:
+    """Say that a layer is wanted as it was trained, or not at all."""
+    return None

@@ -1,0 +1,76 @@
+"""Options of the command line that are options of a run, derived from `fastdln.config`."""
+
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from fastdln.config import Option, TrainConfig, details
+
+# Defaults that differ on the command line, which has no network to take them from.
+DEFAULTS = {"device": "auto"}
+
+
+def with_run_options(
+    *, without: tuple[str, ...] = (), config: type[TrainConfig] = TrainConfig
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command so that it has every option of a run.
+
+    The command's parameter `options` is given their values, as a dict by name.
+
+    Parameters
+    ----------
+    without : tuple of str
+        Options that the command does not have, or declares itself.
+    config : type
+        `TrainConfig`, or a subclass with more options.
+    """
+    fields = [
+        field
+        for field in dataclasses.fields(config)
+        if details(field).command_line and field.name not in without
+    ]
+    types = typing.get_type_hints(config, localns={"Seed": int})
+    added = [_parameter(field, types[field.name]) for field in fields]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            options = {field.name: given.pop(field.name) for field in fields}
+            command(**given, options=options)
+
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        parameters = [
+            p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name != "options"
+        ]
+        # Typer reads the signature, which says more than the annotations of `command` do.
+        vars(run)["__signature__"] = inspect.Signature([*parameters, *added])
+        run.__annotations__ = {}
+        return run
+
+    return decorate
+
+
+def _parameter(field: "dataclasses.Field[Any]", hint: Any) -> inspect.Parameter:
+    """Return the parameter of a command that stands for a field of the configuration."""
+    known = details(field)
+    flag = f"--{field.name.replace('_', '-')}"
+    default = DEFAULTS.get(field.name, field.default)
+    declared = typer.Option(flag, help=_help(known))
+    return inspect.Parameter(
+        field.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=known.none_means if default is None else default,
+        annotation=Annotated[str if known.choices else hint, declared],
+    )
+
+
+def _help(known: Option) -> str:
+    if not known.choices:
+        return known.help
+    *others, last = known.choices
+    return f"{known.help}: {', '.join(others)} or {last}"

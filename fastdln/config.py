@@ -1,0 +1,286 @@
+"""The options of a training run: their defaults, types, allowed values and help, written once.
+
+`TrainConfig` is what `train`, `train_many`, `sweep`, `resume`, the command line and the store of a
+sweep derive their options from. To add an option, add a field here and read it where it acts.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+
+from fastdln.utils import validation
+
+if TYPE_CHECKING:
+    from fastdln.rng import Seed  # which imports Numba, and the command line imports this
+
+INITS = (
+    "gaussian",
+    "orthogonal",
+    "identity",
+    "balanced",
+    "zero_asymmetric",
+    "near_identity",
+)
+OPTIMIZERS = ("gd", "adam")
+METHODS = ("auto", "reduced", "dense")
+KERNELS = ("auto", "two-pass", "zigzag")
+DTYPES = ("float64", "float32")
+
+# From an option's name and a value that was given for it to the value that is kept.
+Check = Callable[[str, Any], Any]
+# The key of a field's `Option` in its metadata.
+_KEY = "fastdln"
+
+
+class Option(NamedTuple):
+    """What is known of an option besides its name, type and default.
+
+    Attributes
+    ----------
+    help : str
+        One line, for the command line.
+    check : callable or None
+        Returns the value to keep, or raises; not called for None where that is the default.
+    choices : tuple of str
+        The allowed values, where they are names.
+    none_means : object
+        The value that None stands for in a drawn network, if it is known beforehand.
+    axis : bool
+        Whether a sweep takes several values of it, one for each cell.
+    recorded : {"always", "where given", "never"}
+        Whether the store of a sweep keeps it. An option that is added later is ``"where given"``,
+        so that older stores can still be continued.
+    command_line : bool
+        Whether commands have it by themselves, from its type; a list is for a command to read.
+    """
+
+    help: str
+    check: Check | None = None
+    choices: tuple[str, ...] = ()
+    none_means: Any = None
+    axis: bool = False
+    recorded: str = "where given"
+    command_line: bool = True
+
+
+def option(default: Any, help: str, **details: Any) -> Any:
+    """Return a dataclass field with this default; for `details` see `Option`."""
+    return dataclasses.field(default=default, metadata={_KEY: Option(help, **details)})
+
+
+def choice(default: str | None, choices: tuple[str, ...], help: str, **details: Any) -> Any:
+    """Return a field for an option that is one of the names `choices`."""
+
+    def check(name: str, value: Any) -> str:
+        return validation.one_of(name, value, choices)
+
+    return option(default, help, check=check, choices=choices, **details)
+
+
+def check_width(name: str, value: Any) -> int | tuple[int, ...]:
+    """Return one width, or the width of every hidden layer."""
+    if np.ndim(value) == 0:
+        return validation.positive_integer(name, value)
+    return tuple(validation.positive_integer(f"{name}[{i}]", m) for i, m in enumerate(value))
+
+
+def check_momentum(name: str, value: Any) -> float:
+    """Return a momentum, in [0, 1)."""
+    momentum = validation.non_negative_number(name, value)
+    if momentum >= 1:
+        raise ValueError(f"{name} must be at least 0 and less than 1, not {momentum}")
+    return momentum
+
+
+def check_switch(name: str, value: Any) -> bool:
+    """Return True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
+
+
+def check_tolerance(name: str, value: Any) -> float:
+    """Return a relative loss, in [0, 1)."""
+    tolerance = validation.non_negative_number(name, value)
+    if tolerance >= 1:
+        raise ValueError(f"{name} must be less than 1, not {tolerance}")
+    return tolerance
+
+
+def check_dtype(name: str, value: Any) -> str:
+    """Return the name of a floating-point dtype."""
+    return str(validation.float_dtype(value).name)
+
+
+def check_device_name(name: str, value: Any) -> str:
+    """Return ``"auto"``, ``"cpu"``, ``"gpu"`` or ``"gpu:N"``; such a GPU need not exist.
+
+    ``"cuda"`` and ``"cuda:N"``, the names of other libraries, are accepted.
+    """
+    if isinstance(value, str):
+        found = re.sub(r"^cuda(?=$|:)", "gpu", value)
+        if found in ("auto", "cpu") or re.fullmatch(r"gpu(:\d+)?", found):
+            return found
+    raise ValueError(f"{name} must be 'cpu', 'gpu', 'gpu:N' or 'auto', not {value!r}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The options of a training run, checked.
+
+    ``dataclasses.replace(config, width=100)`` is the run with another width, and a subclass may add
+    options. What the options mean is said by `fastdln.train`. What depends on the problem or on
+    this machine (whether a batch is larger than the data, whether there is a GPU) is checked when
+    the run is prepared.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value out of range, or options that contradict each other.
+    """
+
+    width: int | Sequence[int] | None = option(
+        None,
+        "One width, or one for each hidden layer",
+        check=check_width,
+        axis=True,
+        command_line=False,
+    )
+    depth: int | None = option(
+        None, "Number of layers", check=validation.positive_integer, axis=True
+    )
+    init: str | None = choice(None, INITS, "Initialisation", none_means="orthogonal", axis=True)
+    gain: float | None = option(
+        None,
+        "Factor of every layer at the start",
+        check=validation.positive_number,
+        none_means=1.0,
+        recorded="always",
+    )
+    steps: int = option(
+        10_000, "Gradient steps", check=validation.non_negative_integer, recorded="always"
+    )
+    learning_rate: float | None = option(
+        None,
+        "The paper's step size; else the theorem's largest",
+        check=validation.positive_number,
+        recorded="always",
+    )
+    optimizer: str = choice("gd", OPTIMIZERS, "Optimiser", recorded="always")
+    momentum: float = option(
+        0.0, "At least 0, less than 1", check=check_momentum, recorded="always"
+    )
+    nesterov: bool = option(False, "Nesterov's momentum", check=check_switch, recorded="always")
+    weight_decay: float = option(
+        0.0, "At least 0", check=validation.non_negative_number, recorded="always"
+    )
+    batch_size: int | None = option(
+        None,
+        "Samples a step; else all of them",
+        check=validation.positive_integer,
+        recorded="always",
+    )
+    seed: "Seed" = option(0, "Seed of the network", axis=True)
+    dtype: Any = option(
+        None,
+        "Precision of the weights",
+        check=check_dtype,
+        choices=DTYPES,
+        none_means="float64",
+        recorded="always",
+    )
+    device: str = option(
+        "cpu", "cpu, gpu, gpu:1 … or auto", check=check_device_name, recorded="always"
+    )
+    method: str = choice("auto", METHODS, "How the width is reduced", recorded="always")
+    kernel: str = choice("auto", KERNELS, "How weights are read and written", recorded="always")
+    rank_tolerance: float | None = option(
+        None,
+        "Tolerance of a given network's subspaces",
+        recorded="never",
+        command_line=False,
+    )
+    tolerance: float | None = option(
+        None, "Relative loss at which training stops", check=check_tolerance
+    )
+    resumable: bool = option(
+        False,
+        "Keep the state of the optimiser",
+        check=lambda name, value: bool(value),
+        recorded="never",
+        command_line=False,
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check, value = details(field).check, getattr(self, field.name)
+            if check is not None and not (value is None and field.default is None):
+                object.__setattr__(self, field.name, check(field.name, value))
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov=True needs a momentum greater than 0, but momentum is 0")
+        if self.optimizer == "adam" and self.momentum:
+            raise ValueError(
+                f"optimizer='adam' has its own momentum; momentum must be 0, not {self.momentum}"
+            )
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Return the names of all options."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
+    @classmethod
+    def from_arguments(cls, arguments: dict[str, Any]) -> Self:
+        """Return the options among a function's arguments, given by name."""
+        return cls(**{name: arguments[name] for name in cls.names()})
+
+    @classmethod
+    def from_options(cls, function: str, options: dict[str, Any]) -> Self:
+        """Return the options that a function was given as keywords.
+
+        Raises
+        ------
+        TypeError
+            For a name that is no option; suggests the nearest.
+        """
+        for name in options:
+            if name not in cls.names():
+                hint = validation.suggestion(name, cls.names())
+                raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
+        return cls(**options)
+
+    def value(self, name: str) -> Any:
+        """Return an option's value, or what None stands for in a drawn network."""
+        value = getattr(self, name)
+        return self.options()[name].none_means if value is None else value
+
+    @classmethod
+    def options(cls) -> dict[str, Option]:
+        """Return what is known of every option, by name."""
+        return {field.name: details(field) for field in dataclasses.fields(cls)}
+
+    def record(self) -> dict[str, Any]:
+        """Return the options that decide the result of each cell of a sweep, as JSON values."""
+        return {
+            field.name: self.value(field.name)
+            for field in dataclasses.fields(self)
+            if _is_recorded(field, getattr(self, field.name))
+        }
+
+
+def details(field: "dataclasses.Field[Any]") -> Option:
+    """Return what is known of a field besides its name, type and default."""
+    found: Option = field.metadata[_KEY]
+    return found
+
+
+def _is_recorded(field: "dataclasses.Field[Any]", value: Any) -> bool:
+    known = details(field)
+    if known.axis:
+        return False
+    return known.recorded == "always" or (
+        known.recorded == "where given" and value != field.default
+    )
