@@ -1,7 +1,11 @@
-"""What the benchmarks share: interleaved timing, the machine's limits, and the peers."""
+"""Shared by the benchmarks: interleaved timing, new processes, the machine's limits, the peers."""
 
+import contextlib
 import importlib
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from types import ModuleType
@@ -9,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+import fastdln
 from fastdln import rng as random
-from fastdln.utils import threads as parallel
+from fastdln.utils import threads
 
-# Seconds before each timing: worker threads of OpenMP and OpenBLAS go on spinning for a while
-# after their own call and would take a core from the next one's.
+# Seconds before each timing: worker threads of OpenMP and OpenBLAS spin for a while after their
+# own call and would take a core from the next call.
 REST = 0.15
 
 
@@ -24,14 +29,20 @@ def peer(name: str) -> ModuleType:
     except ImportError as error:
         raise NotImplementedError(f"{name} is not installed") from error
     if name == "torch":
-        module.set_num_threads(parallel.threads())
+        module.set_num_threads(threads.available())
     if name == "jax":
         module.config.update("jax_enable_x64", True)
     return module
 
 
+def shape_of(case: str) -> tuple[int, int]:
+    """Return the width and the depth that a case such as ``"26x700"`` names."""
+    width, depth = map(int, case.split("x"))
+    return width, depth
+
+
 def medians(callables: dict[str, Callable[[], Any]], repeats: int = 5) -> dict[str, float]:
-    """Return the median seconds of each, taken in turns so that the machine's moods are shared."""
+    """Return the median seconds of each, taken in turns so that all meet the machine's changes."""
     times: dict[str, list[float]] = {name: [] for name in callables}
     for function in callables.values():
         function()
@@ -47,6 +58,37 @@ def medians(callables: dict[str, Callable[[], Any]], repeats: int = 5) -> dict[s
 def ours_over_fastest(ours: str, seconds: dict[str, float]) -> float:
     """Return our time over that of the fastest of the others: less is better, as asv takes it."""
     return seconds[ours] / min(s for name, s in seconds.items() if name != ours)
+
+
+def seconds_per_step(**arguments: Any) -> float:
+    """Return the seconds a step of `fastdln.train` takes, without drawing the network.
+
+    The difference between two callbacks of one run, which is stopped after about a second.
+    """
+    marks: list[tuple[float, int]] = []
+
+    def mark(step: int, _: float) -> None:
+        marks.append((time.perf_counter(), step))
+        if marks[-1][0] - marks[0][0] > 1:
+            raise TimeoutError
+
+    options: dict[str, Any] = {"dtype": "float32", "tolerance": 0, "learning_rate": 1e-9}
+    with contextlib.suppress(TimeoutError):
+        fastdln.train(fastdln.paper_regression(), **options | arguments, steps=10**7, callback=mark)
+    # The first spans are short trials of both teams.
+    (begun, first), (ended, last) = marks[len(marks) // 2], marks[-1]
+    return (ended - begun) / (last - first)
+
+
+def in_new_process(program: str, *arguments: object, cache: str | None = None) -> str:
+    """Run a Python program in a process of its own, with an own cache of kernels if one is named.
+
+    Returns its standard output.
+    """
+    environment = os.environ if cache is None else os.environ | {"NUMBA_CACHE_DIR": cache}
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    return done.stdout
 
 
 def matmul_flops(dtype: str, n: int = 2048) -> float:

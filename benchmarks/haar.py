@@ -1,4 +1,4 @@
-"""Haar sampling beside scipy, torch and jax, and beside what the machine could do at most."""
+"""Haar sampling compared with scipy, torch and jax, and with the limits of the machine."""
 
 import numpy as np
 

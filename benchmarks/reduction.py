@@ -1,44 +1,46 @@
-"""What the exact reduction of the width saves: against dense peers, and against its own width."""
+"""The gain of the exact reduction of the width: against dense peers, and against its own width."""
 
 import fastdln
 
-from . import chain, common
-from .training import seconds_per_step
+from . import chain_peers, common
 
-K = 26  # d + d_y of the paper's data: what any width is trained at
+K = 26  # d + d_y of the paper's data: the width at which every network is trained
 
 
 def reduced_seconds(width, depth, dtype="float32"):
     """Return the seconds of a reduced step of `fastdln.train`."""
-    return seconds_per_step(width=width, depth=depth, init="orthogonal", dtype=dtype)
+    return common.seconds_per_step(width=width, depth=depth, init="orthogonal", dtype=dtype)
+
+
+def peer_seconds(peer, case, steps, repeats):
+    """Return the seconds of a peer's step in float32."""
+    run = chain_peers.MAKERS[peer](case, "float32")
+    run(1)
+    return common.medians({"peer": lambda: run(steps)}, repeats=repeats)["peer"] / steps
 
 
 class ReducedAgainstDense:
     """A reduced step over a peer's step at full width."""
 
-    params = [["100x10", "1000x700"], chain.PEERS]
+    params = [["100x10", "1000x700"], chain_peers.PEERS]
     param_names = ["width × depth", "peer"]
     timeout = 900
 
     def track_ratio(self, case, peer):
-        width, depth = map(int, case.split("x"))
-        run = chain.MAKERS[peer](case, "float32")
-        run(1)
-        seconds = common.medians({"peer": lambda: run(1)}, repeats=3)["peer"]
+        width, depth = common.shape_of(case)
+        seconds = peer_seconds(peer, case, steps=1, repeats=3)
         return reduced_seconds(width, depth) / seconds
 
 
 class ReducedAgainstReduced:
     """The same, the peer training the network of width 26: the kernels alone."""
 
-    params = [[10, 700], chain.PEERS]
+    params = [[10, 700], chain_peers.PEERS]
     param_names = ["depth", "peer"]
     timeout = 600
 
     def track_ratio(self, depth, peer):
-        run = chain.MAKERS[peer](f"{K}x{depth}", "float32")
-        run(1)
-        seconds = common.medians({"peer": lambda: run(20)}, repeats=5)["peer"] / 20
+        seconds = peer_seconds(peer, f"{K}x{depth}", steps=20, repeats=5)
         return reduced_seconds(1000, depth) / seconds
 
 

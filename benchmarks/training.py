@@ -1,39 +1,14 @@
 """Training and sampling as a user calls them: steps, networks drawn, the width that costs nothing.
 
-Peers and kernels are compared in chain.py and haar.py; these follow the whole path over time.
+Peers and kernels are compared in chain.py and haar.py; these follow the time of the whole path.
 """
 
-import contextlib
-import os
-import subprocess
-import sys
 import tempfile
 import time
 
 import fastdln
 
-
-def seconds_per_step(**arguments):
-    """Return the seconds a step of `fastdln.train` takes, drawing the network left out.
-
-    Read off between the callbacks of one run that is stopped after about a second.
-    """
-    marks = []
-
-    def mark(step, _):
-        marks.append((time.perf_counter(), step))
-        if marks[-1][0] - marks[0][0] > 1:
-            raise TimeoutError
-
-    arguments = {"dtype": "float32"} | arguments
-    with contextlib.suppress(TimeoutError):
-        fastdln.train(
-            fastdln.paper_regression(), **arguments, steps=10**7, tolerance=0,
-            learning_rate=1e-9, callback=mark,
-        )  # fmt: skip
-    # The first pieces are short trials of both teams.
-    (begun, first), (ended, last) = marks[len(marks) // 2], marks[-1]
-    return (ended - begun) / (last - first)
+from .common import in_new_process, seconds_per_step
 
 
 class TrainStep:
@@ -74,7 +49,7 @@ class Initialize:
 
 
 class Cold:
-    """What a first call costs in a process of its own, in seconds."""
+    """The first call in a process of its own, in seconds."""
 
     params = [["import numba", "import fastdln", "train, warm cache", "train, empty cache"]]
     param_names = ["what"]
@@ -89,14 +64,13 @@ class Cold:
     def track_seconds(self, what):
         program = what if what.startswith("import") else self.train
         with tempfile.TemporaryDirectory() as empty:
-            cache = {"NUMBA_CACHE_DIR": empty}
             if what == "train, empty cache":
-                return self._run(program, cache)
-            self._run(program, cache)
-            return sorted(self._run(program, cache) for _ in range(3))[1]
+                return self._run(program, empty)
+            self._run(program, empty)
+            return sorted(self._run(program, empty) for _ in range(3))[1]
 
     @staticmethod
-    def _run(program, extra):
+    def _run(program, cache):
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-c", program], check=True, env=os.environ | extra)
+        in_new_process(program, cache=cache)
         return time.perf_counter() - begun

@@ -1,4 +1,4 @@
-"""What all tests share: a compile cache that follows the kernels' sources, and seeded data."""
+"""Fixtures for all tests, and a compile cache that follows the kernels' sources."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 # Where the tests of CUDA kernels find the shim that runs them on the CPU.
-sys.path.append(str(ROOT / "tests" / "kernels" / "cuda_shim"))
+sys.path.append(str(ROOT / "tests" / "kernels" / "cuda" / "shim"))
 
 mpl.use("agg")
 
@@ -43,37 +43,30 @@ def rng():
 
 
 @pytest.fixture
-def shim_card(monkeypatch):
-    """A card where there is none: every kernel for ``device="gpu"`` runs on the CPU."""
-    import cuda_cases
+def shim_gpu(monkeypatch):
+    """A GPU where there is none: every kernel for ``device="gpu"`` runs on the CPU."""
+    import shim_device
 
-    from fastdln.backends.gpu import launcher as launch
-    from fastdln.kernels.cuda import two_pass
-    from fastdln.utils import validation as check
-
-    monkeypatch.setattr(check, "device", check.device_name)
-    monkeypatch.setattr(launch, "launcher_on", lambda device, dtype: cuda_cases.ShimLauncher(dtype))
-    # A thread of the shim is a thread of the machine: few of them.
-    monkeypatch.setattr(two_pass.TwoPass.__init__, "__defaults__", (0.0, 32, 0, None))
+    shim_device.install(monkeypatch.setattr)
 
 
-@pytest.fixture(params=["shim", "card"])
+@pytest.fixture(params=["shim", "hardware"])
 def gpu(request):
-    """The name of a card: of one there is, and of the shim."""
-    return _card(request)
+    """The name of a GPU: the thread shim, and a real one where there is one."""
+    return _gpu(request)
 
 
-@pytest.fixture(params=["cpu", "shim", "card"])
+@pytest.fixture(params=["cpu", "shim", "hardware"])
 def device(request):
     """The name of a device: the CPU, and as `gpu`."""
-    return "cpu" if request.param == "cpu" else _card(request)
+    return "cpu" if request.param == "cpu" else _gpu(request)
 
 
-def _card(request):
+def _gpu(request):
     from fastdln.backends.gpu.device import available
 
     if request.param == "shim":
-        request.getfixturevalue("shim_card")
+        request.getfixturevalue("shim_gpu")
     elif not available():
-        pytest.skip("no GPU that CuPy can use: see fastdln.gpu.card.require_gpu()")
+        pytest.skip("no GPU that CuPy can use: fastdln.backends.gpu.device.require_gpu()")
     return "gpu"

@@ -4,9 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from fastdln.kernels.cpu import layout, team
-from fastdln.kernels.cpu import two_pass as chain
+from fastdln.kernels.cpu import layout, team, two_pass
+from fastdln.kernels.cpu.groups import GradientStep, Member, Network, Regression, Span
 from fastdln.kernels.cpu.tiles import lanes
+
+MOST_MEMBERS = 4
 
 
 class Packed:
@@ -20,14 +22,12 @@ class Packed:
             self.layout.view(self.weights, i)[:] = w
         # Garbage in the buffers must not matter.
         self.products = layout.aligned_zeros(self.layout.product_size, dtype) + np.nan
-        edge = self.layout.q_padded * self.layout.widest
-        self.C, self.D = (layout.aligned_zeros(edge, dtype) for _ in range(2))
-
-        # For a team of four.
-        self.scratch = layout.aligned_zeros(4 * chain.scratch_numbers(dtype), dtype) + np.nan
-
-    def geometry(self):
-        return self.layout.q, self.layout.q_padded, lanes(self.layout.dtype)
+        self.workspace = two_pass.new_workspace(self.layout, MOST_MEMBERS)
+        self.workspace.scratch[:] = np.nan
+        q, q_padded, lane = self.layout.q, self.layout.q_padded, lanes(self.layout.dtype)
+        self.network = Network(
+            self.weights, self.products, self.layout.layers, q, q_padded, lane
+        )
 
     def layers(self):
         return [self.layout.view(self.weights, i) for i in range(self.layout.depth)]
@@ -42,10 +42,25 @@ class Packed:
         return float(np.abs(self.weights).sum(dtype=np.float64)) - total
 
 
+class PackedRegression(Packed):
+    """A packed network on the loss ``½‖M − T‖²``."""
+
+    def __init__(self, weights, target, rates, decay, dtype, steps):
+        super().__init__(weights, dtype)
+        self.step = GradientStep(rates, self.layout.dtype.type(decay))
+        self.losses = np.full(steps + 1, np.nan)
+        self.problem = Regression(np.ones_like(target), target, 0.0, self.losses)
+
+    def run(self, kernel, workspace, team, start, goal, floor=-1.0):
+        span = Span(start, goal, self.losses.size - 1, floor)
+        on_team(team, kernel, self.network, workspace, self.step, self.problem, span)
+
+
 def on_team(size, kernel, *arguments):
-    meeting = team.new_meeting()
+    barrier = team.new_barrier()
     with ThreadPoolExecutor(size) as pool:
-        runs = [pool.submit(kernel, *arguments, rank, size, meeting) for rank in range(size)]
+        members = [Member(rank, size, barrier) for rank in range(size)]
+        runs = [pool.submit(kernel, *arguments, member) for member in members]
         for run in runs:
             run.result()
 
@@ -53,3 +68,16 @@ def on_team(size, kernel, *arguments):
 def random_layers(widths, rng):
     pairs = zip(widths, widths[1:], strict=False)
     return [rng.standard_normal((m, n)) / np.sqrt(n) for n, m in pairs]
+
+
+def naive_step(weights, rates, decay, gradients):
+    """Return the weights after one step of gradient descent."""
+    return [decay * w - r * g for w, r, g in zip(weights, rates, gradients, strict=True)]
+
+
+def regression_case(widths, dtype, rng):
+    """Return layers, a target and step sizes with which a few steps are stable."""
+    weights = [w.astype(dtype) for w in random_layers(widths, rng)]
+    target = rng.standard_normal((widths[-1], widths[0]))
+    rates = (rng.uniform(0.5, 1, len(weights)) * 2e-2 / len(weights)).astype(dtype)
+    return weights, target, rates

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
@@ -17,11 +18,14 @@ def test_python_examples_run(tmp_path):
     examples = blocks("python")
     assert len(examples) >= 3
     script = tmp_path / "readme.py"
-    script.write_text("\n".join(examples))
+    script.write_text("\n".join(examples), encoding="utf-8")
     run = subprocess.run(
-        [sys.executable, "-W", "error", script], cwd=tmp_path, capture_output=True, text=True,
+        [sys.executable, "-W", "error", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
         env=os.environ | {"MPLBACKEND": "agg"},
-    )  # fmt: skip
+    )
     assert run.returncode == 0, run.stderr
 
 
@@ -32,6 +36,5 @@ def test_the_two_commands_stand_alone():
 
 
 def test_pictures_exist():
-    root = Path(__file__).resolve().parent.parent
     for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
-        assert (root / target).is_file(), target
+        assert (ROOT / target).is_file(), target

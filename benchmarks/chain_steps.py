@@ -1,0 +1,104 @@
+"""Steps of one network by the CPU trainer, their times, and the limits of the machine."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from fastdln.backends.cpu.cost_model import choose
+from fastdln.backends.cpu.optimizer_state import OptimizerState
+from fastdln.backends.cpu.packed_chain import PackedChain
+from fastdln.backends.cpu.steppers import RegressionStepper
+from fastdln.objectives.regression import reduce_regression
+from fastdln.optim.loop import LossRecord
+from fastdln.optim.optimizers import LayerRates, Optimizer
+from fastdln.utils import threads
+
+from . import common
+from .chain_peers import RATE, D, Q, problem
+
+DTYPES = ["float32", "float64"]
+
+
+class Steps:
+    """One network as the CPU trainer trains it, by a fixed team: the one chosen, or a given one.
+
+    Parameters
+    ----------
+    case : str
+        ``"<width>x<depth>"``.
+    dtype : str
+    kernel : {"auto", "two-pass", "zigzag"}
+    team : int, optional
+        Threads that share the network; those of the cost model's choice by default.
+    sharing : {"layers", "rows"}
+        What a given team partitions.
+    most : int
+        Most steps that may be taken.
+    """
+
+    def __init__(
+        self,
+        case: str,
+        dtype: str,
+        kernel: str = "auto",
+        team: int | None = None,
+        sharing: str = "layers",
+        most: int = 10**8,
+    ):
+        layers, _, target = problem(case, dtype)
+        objective, optimizer = reduce_regression(np.eye(D), target), Optimizer()
+        widths = (D, *(w.shape[0] for w in layers))
+        chain = PackedChain(layers, widths, np.dtype(dtype))
+        choice = choose(chain.layout, threads.available(), kernel=kernel)
+        if team is not None:
+            choice = choice._replace(team=team, sharing=sharing)
+        self.choice, self.layout = choice, chain.layout
+        # The step size of every layer is that of a layer of one row.
+        rates = LayerRates.of(optimizer, RATE, np.ones(len(layers)))
+        state = OptimizerState(optimizer, rates, chain, choice.team)
+        self._record = LossRecord(objective, most, tolerance=0.0)
+        pool = ThreadPoolExecutor(choice.team)
+        self._stepper = RegressionStepper(chain, state, objective, self._record, choice, pool)
+        self._stepper.advance(0, 1)
+
+    def run(self, steps: int) -> None:
+        """Take `steps` steps."""
+        self._stepper.advance(self._record.step + steps, self.choice.team)
+
+
+def _count(run: Callable[[int], None], seconds: float) -> int:
+    """Return how many steps take about this long.
+
+    Several calls of growing length: the first one compiles, and starting a team takes as long as
+    ten steps of a small network. Always an even number, of at least four: zigzag alternates passes
+    down and up.
+    """
+    run(1)
+    count, taken = 1, 0.0
+    while taken < seconds / 4:
+        count = max(2 * count, min(16 * count, int(count * seconds / max(taken, 1e-7))))
+        begun = time.perf_counter()
+        run(count)
+        taken = time.perf_counter() - begun
+    return max(4, int(count * seconds / taken) // 2 * 2)
+
+
+def step_times(runs: dict[str, Callable[[int], None]], seconds: float) -> dict[str, float]:
+    """Return the median seconds of one step of each, taken in turns."""
+    counts = {name: _count(run, seconds) for name, run in runs.items()}
+    taken = common.medians(
+        {name: (lambda run=run, n=counts[name]: run(n)) for name, run in runs.items()}
+    )
+    return {name: t / counts[name] for name, t in taken.items()}
+
+
+def roofline(case: str, dtype: str, matmul: float, copy: float) -> float:
+    """Return the seconds below which no step of three products and 1½ passes can fall."""
+    width, depth = common.shape_of(case)
+    elements = width * (D + Q + width * (depth - 2))
+    nbytes = elements * np.dtype(dtype).itemsize
+    # Weights in cache do not cross memory.
+    traffic = 1.5 * nbytes / copy if nbytes > 24 * 2**20 else 0.0
+    return max(6.0 * Q * elements / matmul, traffic)

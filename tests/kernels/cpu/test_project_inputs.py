@@ -1,0 +1,24 @@
+"""The projection of the first layer onto a basis of the inputs, against NumPy."""
+
+import numpy as np
+import pytest
+
+from fastdln.kernels.cpu.project_inputs import project_inputs
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 2), (4, 7, 7), (17, 100, 16), (64, 33, 17)])
+@pytest.mark.parametrize("form", ["contiguous", "read-only", "transposed", "strided"])
+def test_projection(shape, form, dtype, rng):
+    m, d_x, r = shape
+    W = rng.standard_normal((m, d_x)).astype(dtype)
+    if form == "transposed":
+        W = np.ascontiguousarray(W.T).T
+    if form == "strided":
+        W = np.repeat(W, 2, axis=1)[:, ::2]
+    if form == "read-only":
+        W.flags.writeable = False
+    U = np.linalg.qr(rng.standard_normal((d_x, r)))[0]
+    got = project_inputs(W, U)
+    assert got.dtype == dtype
+    # One rounding per term and one for the basis.
+    np.testing.assert_allclose(got, W @ U, atol=8 * np.sqrt(d_x) * np.finfo(dtype).eps, rtol=0)
