@@ -96,12 +96,20 @@ def training() -> Iterator[tuple[str, Callable[[], str]]]:
                 lambda given=given, dtype=dtype: of_run(fastdln.train(paper, dtype=dtype, **given)),
             )
         for name, problem in others.items():
-            yield f"{name} {dtype}", lambda problem=problem, dtype=dtype: of_run(
-                fastdln.train(
-                    problem, width=12, depth=3, init="gaussian", steps=STEPS, dtype=dtype,
-                    learning_rate=1e-3,
-                )
-            )  # fmt: skip
+            yield (
+                f"{name} {dtype}",
+                lambda problem=problem, dtype=dtype: of_run(
+                    fastdln.train(
+                        problem,
+                        width=12,
+                        depth=3,
+                        init="gaussian",
+                        steps=STEPS,
+                        dtype=dtype,
+                        learning_rate=1e-3,
+                    )
+                ),
+            )
 
 
 def together() -> Iterator[tuple[str, Callable[[], str]]]:
@@ -112,9 +120,15 @@ def together() -> Iterator[tuple[str, Callable[[], str]]]:
 
         def many(dtype: str = dtype, **given: Any) -> str:
             runs = fastdln.train_many(
-                paper, seeds=range(19), init="gaussian", depth=4, steps=STEPS, dtype=dtype,
-                learning_rates=1e-5, **given,
-            )  # fmt: skip
+                paper,
+                seeds=range(19),
+                init="gaussian",
+                depth=4,
+                steps=STEPS,
+                dtype=dtype,
+                learning_rates=1e-5,
+                **given,
+            )
             return " ".join(of_run(run) for run in runs)
 
         def resumed(dtype: str = dtype, **given: Any) -> str:
@@ -123,9 +137,15 @@ def together() -> Iterator[tuple[str, Callable[[], str]]]:
 
         def swept(dtype: str = dtype, **given: Any) -> str:
             found = fastdln.sweep(
-                paper, widths=(8, 30), depths=(1, 4), seeds=(0, 1), steps=STEPS, progress=False,
-                dtype=dtype, **given,
-            )  # fmt: skip
+                paper,
+                widths=(8, 30),
+                depths=(1, 4),
+                seeds=(0, 1),
+                steps=STEPS,
+                progress=False,
+                dtype=dtype,
+                **given,
+            )
             names = ("loss", "initial_loss", "learning_rate", "steps_taken", "method", "status")
             return digest(*(found[name].values for name in names))
 
@@ -149,9 +169,14 @@ def _stored() -> str:
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder, "run.zarr")
         fastdln.sweep(
-            fastdln.paper_regression(), widths=(8,), depths=(2, 3), steps=5, store=store,
-            progress=False, momentum=0.5,
-        )  # fmt: skip
+            fastdln.paper_regression(),
+            widths=(8,),
+            depths=(2, 3),
+            steps=5,
+            store=store,
+            progress=False,
+            momentum=0.5,
+        )
         files = {
             str(path.relative_to(store)): _content(path)
             for path in sorted(store.rglob("*"))
@@ -220,15 +245,23 @@ def on_shim() -> Iterator[tuple[str, Callable[[], str]]]:
                 )
             ),
         )
-        yield f"gpu, resumed {dtype}", lambda dtype=dtype: of_run(
-            fastdln.resume(
-                fastdln.train(
-                    small, learning_rate=1e-3, dtype=dtype, device="gpu", resumable=True,
-                    momentum=0.5, **base,
-                ),
-                steps=7,
-            )
-        )  # fmt: skip
+        yield (
+            f"gpu, resumed {dtype}",
+            lambda dtype=dtype: of_run(
+                fastdln.resume(
+                    fastdln.train(
+                        small,
+                        learning_rate=1e-3,
+                        dtype=dtype,
+                        device="gpu",
+                        resumable=True,
+                        momentum=0.5,
+                        **base,
+                    ),
+                    steps=7,
+                )
+            ),
+        )
 
 
 def install_shim(tests: Path) -> None:

@@ -66,7 +66,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _leave(code: int) -> None:
-    """Exit, at once if threads that cannot be told to stop are still at work."""
+    """Exit, at once if threads that cannot be stopped are still at work."""
     import threading
 
     # A thread inside LLVM or a kernel must not find the interpreter torn down around it.
@@ -102,34 +102,30 @@ def options(
     _tracebacks = traceback
 
 
-@app.command()
-@guarded
-def figure1(
-    preset: PresetOption = "quick",
-    output: OutputOption = None,
-    device: DeviceOption = "auto",
-    quiet: QuietOption = False,
-) -> None:
-    """Draw the paper's Figure 1: how far networks have trained, over width and depth."""
-    from fastdln import figures
+def _add_figure(name: str, help: str) -> None:
+    """Add the command that draws one of the paper's figures."""
 
-    files = figures.figure1(preset, output, device=device, progress=not quiet, say=typer.echo)
-    typer.echo(f"wrote {', '.join(map(str, files))}")
+    def command(
+        preset: PresetOption = "quick",
+        output: OutputOption = None,
+        device: DeviceOption = "auto",
+        quiet: QuietOption = False,
+    ) -> None:
+        from fastdln import figures
+
+        draw = getattr(figures, name)
+        files = draw(preset, output, device=device, progress=not quiet, say=typer.echo)
+        typer.echo(f"wrote {', '.join(map(str, files))}")
+
+    app.command(name, help=help)(guarded(command))
 
 
-@app.command()
-@guarded
-def figure2(
-    preset: PresetOption = "quick",
-    output: OutputOption = None,
-    device: DeviceOption = "auto",
-    quiet: QuietOption = False,
-) -> None:
-    """Draw the paper's Figure 2: loss while training, for several widths and depths."""
-    from fastdln import figures
-
-    files = figures.figure2(preset, output, device=device, progress=not quiet, say=typer.echo)
-    typer.echo(f"wrote {', '.join(map(str, files))}")
+_add_figure(
+    "figure1", "Draw the paper's Figure 1: how far networks have trained, over width and depth."
+)
+_add_figure(
+    "figure2", "Draw the paper's Figure 2: loss while training, for several widths and depths."
+)
 
 
 @app.command()
@@ -255,7 +251,7 @@ def whole_numbers(name: str, text: str) -> list[int]:
     found: list[int] = []
     for part in text.split(","):
         try:
-            numbers = [int(piece) for piece in part.split(":")]
+            numbers = [int(number) for number in part.split(":")]
             first, last, step = (numbers * 2 + [1])[:3] if len(numbers) == 1 else (*numbers, 1)[:3]
         except ValueError:
             numbers = []

@@ -58,9 +58,11 @@ def test_problems_keep_data_of_their_own(rng):
     A = rng.standard_normal((4, 2, 3))
     labels = np.array([0, 1, 0, 1, 1])
     problems = [
-        fastdln.Regression(X, Y), fastdln.Logistic(X, labels), fastdln.MatrixSensing(A, b),
+        fastdln.Regression(X, Y),
+        fastdln.Logistic(X, labels),
+        fastdln.MatrixSensing(A, b),
         fastdln.MatrixCompletion((2, 3), [0, 1], [0, 2], b[:2]),
-    ]  # fmt: skip
+    ]
     before = [digest(p) for p in problems]
     for array in (X, Y, b, A):
         array *= 2

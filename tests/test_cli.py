@@ -39,8 +39,19 @@ def test_version_and_help():
 
 
 def test_train_prints_loss_status_time_and_method(data, tmp_path):
-    done = call("train", "--width", 8, "--depth", 3, "--data", data, "--steps", 20,
-                "--plot", tmp_path / "loss.png")  # fmt: skip
+    done = call(
+        "train",
+        "--width",
+        8,
+        "--depth",
+        3,
+        "--data",
+        data,
+        "--steps",
+        20,
+        "--plot",
+        tmp_path / "loss.png",
+    )
     assert done.exit_code == 0, done.output
     for word in ("loss", "completed after 20 steps", "learning rate", "time", "reduced", "cpu"):
         assert word in done.output
@@ -190,8 +201,23 @@ def test_what_are_not_whole_numbers(text):
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_says_how_to_continue_and_exits_with_130(data, tmp_path):
     path = tmp_path / "run.zarr"
-    command = [sys.executable, "-m", "fastdln", "sweep", path, "--data", data, "--widths", "30",
-               "--depths", "20,30", "--steps", "100000000", "--learning-rate", "1e-9"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "fastdln",
+        "sweep",
+        path,
+        "--data",
+        data,
+        "--widths",
+        "30",
+        "--depths",
+        "20,30",
+        "--steps",
+        "100000000",
+        "--learning-rate",
+        "1e-9",
+    ]
     process = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONWARNINGS": ""}
     )

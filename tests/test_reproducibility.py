@@ -17,9 +17,12 @@ for momentum in (0.0, 0.5):
 def test_a_run_from_the_compile_cache_has_the_bits_of_the_run_that_filled_it(tmp_path):
     def losses():
         run = subprocess.run(
-            [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True,
+            [sys.executable, "-c", PROGRAM],
+            capture_output=True,
+            text=True,
+            check=True,
             env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
-        )  # fmt: skip
+        )
         return run.stdout
 
     compiled = losses()

@@ -54,8 +54,17 @@ def shared_config(options: dict[str, Any]) -> TrainConfig:
     allowed = [n for n, details in known.items() if details.recorded != "never"]
     for name in options:
         if name not in allowed:
-            arguments = ("widths", "depths", "inits", "seeds", "record_steps", "store", "client",
-                         "progress", "workers")  # fmt: skip
+            arguments = (
+                "widths",
+                "depths",
+                "inits",
+                "seeds",
+                "record_steps",
+                "store",
+                "client",
+                "progress",
+                "workers",
+            )
             shared = [n for n in allowed if not known[n].axis]
             hint = validation.suggestion(name, (*arguments, *shared))
             raise TypeError(f"options must be among {', '.join(shared)}, not {name!r}{hint}")

@@ -147,7 +147,7 @@ class CellRuns:
         Raises
         ------
         TypeError
-            If a problem has no fingerprint, but needs one to be told from others.
+            If a problem has no fingerprint, but needs one to be recognised.
         """
         from importlib.metadata import version
 

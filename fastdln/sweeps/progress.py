@@ -51,7 +51,7 @@ class Tally:
         self.running: dict[Cell, float] = {}
 
     def finish(self, cell: Cell, steps_taken: int) -> None:
-        """Count a cell as done, after so many steps."""
+        """Count a cell as done after `steps_taken` steps."""
         self.finished += 1
         self._done += self.costs[cell]
         self._carried_out += self.costs[cell] * steps_taken / self.steps

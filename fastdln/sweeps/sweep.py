@@ -119,9 +119,12 @@ def sweep(
 
     given = axes.split({"width": widths, "depth": depths, "init": inits, "seed": seeds}, options)
     options |= {
-        "steps": steps, "dtype": dtype, "learning_rate": learning_rate, "method": method,
+        "steps": steps,
+        "dtype": dtype,
+        "learning_rate": learning_rate,
+        "method": method,
         "device": device,
-    }  # fmt: skip
+    }
     config = axes.shared_config(options)
     if client is None:
         check_device(config.device)

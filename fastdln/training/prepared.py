@@ -211,9 +211,13 @@ def _planned(
                 "width, depth, init and gain must be left out where a network is given"
             )
         chosen, bases = plan_network(
-            problem, network, dtype=config.dtype, method=config.method, optimizer=optimizer,
+            problem,
+            network,
+            dtype=config.dtype,
+            method=config.method,
+            optimizer=optimizer,
             tolerance=config.rank_tolerance,
-        )  # fmt: skip
+        )
         return chosen, tuple(bases)
     if config.rank_tolerance is not None:
         raise ValueError("rank_tolerance is for a given network; it must be left out")

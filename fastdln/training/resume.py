@@ -10,7 +10,7 @@ from fastdln.utils.suggestions import suggests_names
 def resume(result: TrainResult, *, steps: int, callback: Callback | None = None) -> TrainResult:
     """Go on with a run that has ended.
 
-    The result is that of one run of all steps: momentum, Adam's moments and the order of
+    The result is that of one run of all steps: the optimiser's state and the order of
     minibatches go on, and so does the tolerance, which is relative to the first loss of all. The
     bits are the same but with the zigzag kernel, whose deferred update is applied in between.
 

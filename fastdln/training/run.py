@@ -127,9 +127,13 @@ class Run:
         """Return the state without what only the start of the run needed."""
         prepared = dataclasses.replace(self.prepared, network=None, bases=())
         return ResumeState(
-            prepared, self.learning_rate, self.schedule, self._origins, outcome.layer,
+            prepared,
+            self.learning_rate,
+            self.schedule,
+            self._origins,
+            outcome.layer,
             outcome.optimizer_state(),
-        )  # fmt: skip
+        )
 
 
 class ResumeState(NamedTuple):

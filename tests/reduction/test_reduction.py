@@ -77,9 +77,14 @@ def test_adam_is_the_naive_one(weight_decay, dtype, rng, device):
         network.weights, problem.X, problem.Y, 0.01, STEPS, naive.Adam(weight_decay)
     )
     r = fastdln.train(
-        problem, device=device, network=network, steps=STEPS, learning_rate=0.01, optimizer="adam",
+        problem,
+        device=device,
+        network=network,
+        steps=STEPS,
+        learning_rate=0.01,
+        optimizer="adam",
         weight_decay=weight_decay,
-    )  # fmt: skip
+    )
     assert r.method == "dense"
     # Adam divides by the gradient's size: rounding of small gradients is not small in a step.
     rtol = {"float32": 5e-3, "float64": 1e-9}[dtype]
@@ -111,9 +116,16 @@ def test_minibatches_are_the_seeded_schedule(method, rng, device):
     rate = stable(problem, 4)
     losses, _ = naive.train_objective(network.weights, problem, rate, STEPS, batch=batch)
     r = fastdln.train(
-        problem, width=15, depth=4, seed=2, steps=STEPS, learning_rate=rate, batch_size=7,
-        method=method, device=device,
-    )  # fmt: skip
+        problem,
+        width=15,
+        depth=4,
+        seed=2,
+        steps=STEPS,
+        learning_rate=rate,
+        batch_size=7,
+        method=method,
+        device=device,
+    )
     np.testing.assert_allclose(r.loss, losses, rtol=1e-10)
 
 
@@ -254,7 +266,7 @@ BAD = [
     ({"batch_size": 17}, ValueError, "batch_size must be at most the 16 samples, not 17"),
     ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
     ({"gain": 0}, ValueError, "gain"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD, ids=lambda v: str(v)[:40])

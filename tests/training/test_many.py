@@ -50,7 +50,8 @@ def test_together_as_alone(problem, threads, dtype, batching):
 
 
 # Mirrored (fewer inputs than outputs), a single layer, widths that differ, reduced, one input and
-# output, weight decay; no steps at all; so many that lanes are filled anew as networks converge.
+# output, weight decay; no steps at all; more networks than lanes, which are filled again as
+# networks converge.
 CASES = {
     "mirrored": ((2, 5), {"width": 7, "depth": 3, "init": "gaussian"}),
     "a layer": ((4, 3), {"depth": 1, "init": "gaussian"}),
@@ -79,8 +80,13 @@ def test_all_kinds_of_networks_are_batched(case, dtype, monkeypatch, rng):
 
 def test_networks_that_cannot_be_batched_are_trained_alone(problem, monkeypatch):
     monkeypatch.setattr(many, "batching_pays", lambda widths, dtype, count: True)
-    for more in ({"momentum": 0.5}, {"batch_size": 2}, {"width": 100}, {"optimizer": "adam"},
-                 {"kernel": "zigzag"}):  # fmt: skip
+    for more in (
+        {"momentum": 0.5},
+        {"batch_size": 2},
+        {"width": 100},
+        {"optimizer": "adam"},
+        {"kernel": "zigzag"},
+    ):
         options = OPTIONS | more
         (got,) = train_many(problem, seeds=[3], learning_rates=1e-3, **options)
         same(got, fastdln.train(problem, seed=3, learning_rate=1e-3, **options))

@@ -58,9 +58,15 @@ def test_at_most_six_frames_lead_to_a_kernel(options):
 
 def work(width, depth, steps, count=1):
     return selection.Work(
-        {(16, *(width,) * (depth - 1), 10): count}, np.dtype("float32"), steps, "auto",
-        plain=True, regression=True, optimizer=Optimizer(), bytes=4 * width**2 * depth,
-    )  # fmt: skip
+        {(16, *(width,) * (depth - 1), 10): count},
+        np.dtype("float32"),
+        steps,
+        "auto",
+        plain=True,
+        regression=True,
+        optimizer=Optimizer(),
+        bytes=4 * width**2 * depth,
+    )
 
 
 @pytest.fixture

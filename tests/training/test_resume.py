@@ -12,12 +12,16 @@ OPTIMIZERS = {
     "zigzag": {"init": "gaussian", "kernel": "zigzag"},
     "reduced, decay": {"init": "orthogonal", "weight_decay": 0.1},
     "momentum": {"init": "gaussian", "momentum": 0.6, "weight_decay": 0.1},
-    "nesterov, reduced": {"init": "orthogonal", "momentum": 0.6, "nesterov": True,
-                          "weight_decay": 0.1},
+    "nesterov, reduced": {
+        "init": "orthogonal",
+        "momentum": 0.6,
+        "nesterov": True,
+        "weight_decay": 0.1,
+    },
     "adam": {"init": "gaussian", "optimizer": "adam"},
     "minibatches": {"init": "gaussian", "batch_size": 4, "momentum": 0.3},
     "adam, minibatches": {"init": "gaussian", "batch_size": 4, "optimizer": "adam"},
-}  # fmt: skip
+}
 
 
 def problem(rng, shape=(6, 3)):
@@ -61,8 +65,9 @@ def test_runs_of_many_go_on(options, device, rng):
     given = problem(rng)
     common = {"width": 9, "depth": 3, "init": "gaussian", "device": device} | options
     parts = fastdln.train_many(given, seeds=[0, 1], steps=4, resumable=True, **common)
-    for part, whole in zip(parts, fastdln.train_many(given, seeds=[0, 1], steps=9, **common),
-                           strict=True):  # fmt: skip
+    for part, whole in zip(
+        parts, fastdln.train_many(given, seeds=[0, 1], steps=9, **common), strict=True
+    ):
         same(fastdln.resume(part, steps=5), whole, 1e-10)
 
 

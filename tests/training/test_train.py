@@ -128,12 +128,19 @@ def in_team(monkeypatch):
 @pytest.mark.parametrize(
     "options",
     [
-        {}, {"init": "orthogonal"}, {"weight_decay": 0.1}, {"kernel": "zigzag"}, {"momentum": 0.5},
-        {"momentum": 0.5, "nesterov": True, "weight_decay": 0.1}, {"optimizer": "adam"},
-        {"batch_size": 5}, {"batch_size": 5, "optimizer": "adam"}, {"sharing": "rows"},
+        {},
+        {"init": "orthogonal"},
+        {"weight_decay": 0.1},
+        {"kernel": "zigzag"},
+        {"momentum": 0.5},
+        {"momentum": 0.5, "nesterov": True, "weight_decay": 0.1},
+        {"optimizer": "adam"},
+        {"batch_size": 5},
+        {"batch_size": 5, "optimizer": "adam"},
+        {"sharing": "rows"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_the_bits_do_not_depend_on_the_team(options, dtype, in_team):
     common = {"width": 53, "depth": 6, "init": "gaussian", "steps": 9, "learning_rate": 1e-4}
     common |= {"method": "dense", "dtype": dtype, **options}
@@ -154,11 +161,17 @@ def test_zigzag_trains_as_two_pass_does(steps, shape, dtype, rng):
     )
     runs = [
         fastdln.train(
-            problem, width=30, depth=7, init="gaussian", steps=steps, learning_rate=1e-3,
-            dtype=dtype, kernel=kernel,
+            problem,
+            width=30,
+            depth=7,
+            init="gaussian",
+            steps=steps,
+            learning_rate=1e-3,
+            dtype=dtype,
+            kernel=kernel,
         )
         for kernel in ("two-pass", "zigzag")
-    ]  # fmt: skip
+    ]
     rtol = 20 * np.finfo(dtype).eps  # a few roundings: at most 2 were seen
     np.testing.assert_allclose(runs[1].loss, runs[0].loss, rtol=rtol)
     for a, b in zip(runs[1].network.weights, runs[0].network.weights, strict=True):
@@ -321,7 +334,7 @@ BAD = [
     ({"seed": -1}, ValueError, "seed"),
     ({"seed": 0.5}, TypeError, "seed"),
     ({"width": 10**7, "init": "gaussian"}, MemoryError, r"needs [\d,]+ bytes .* available"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("change", "error", "message"), BAD, ids=lambda v: str(v)[:40])

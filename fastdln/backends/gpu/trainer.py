@@ -10,12 +10,13 @@ from typing import Self
 import numpy as np
 
 from fastdln.backends.interface import Workload
+from fastdln.backends.recorded import RecordedTrainer
 from fastdln.backends.view import TrainingView
 from fastdln.kernels.cuda.packing import Packing
 from fastdln.kernels.cuda.team import MOST_CARRIED
 from fastdln.kernels.cuda.zigzag import to_host
 from fastdln.objectives.regression import ReducedRegression
-from fastdln.optim.loop import SPAN_SECONDS, LossRecord, next_span
+from fastdln.optim.loop import SPAN_SECONDS, next_span
 
 from .cost_model import choose_team, is_carried
 from .launcher import Launcher
@@ -24,7 +25,7 @@ from .objectives import objective_on_gpu
 from .packed_chain import PackedChain, TwoPassChain, ZigzagChain
 
 
-class GpuTrainer:
+class GpuTrainer(RecordedTrainer):
     """A `fastdln.backends.interface.Trainer` on a GPU.
 
     The loss is evaluated where it is cheapest: a regression by the training kernels, another
@@ -51,13 +52,7 @@ class GpuTrainer:
 
     def __init__(self, workload: Workload, launcher: Launcher):
         self._workload, self._launcher = workload, launcher
-        self._record = LossRecord(
-            workload.objective,
-            workload.steps,
-            workload.tolerance,
-            workload.schedule,
-            workload.checkpoint,
-        )
+        super().__init__(workload)
         self._context = ExitStack()
         self._span = 1
         with launcher.here():
@@ -78,26 +73,6 @@ class GpuTrainer:
                 self._device_losses = launcher.xp.full(kept, np.nan)
             except launcher.out_of_memory() as error:
                 raise allocation_failed(launcher, workload.widths) from error
-
-    @property
-    def losses(self) -> np.ndarray:
-        """Losses, float64, shape (steps + 1,); valid up to `step`."""
-        return self._record.losses
-
-    @property
-    def step(self) -> int:
-        """The last step whose loss is known; -1 before the first `advance`."""
-        return self._record.step
-
-    @property
-    def status(self) -> str:
-        """``"completed"``, ``"converged"`` or ``"diverged"``."""
-        return self._record.status
-
-    @property
-    def finished(self) -> bool:
-        """Whether the loss has converged or diverged."""
-        return self._record.finished
 
     def __enter__(self) -> Self:
         self._context.enter_context(self._launcher.here())

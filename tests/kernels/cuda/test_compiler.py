@@ -59,7 +59,7 @@ def test_the_most_elements_carried_compile():
 
 def test_text_of_the_benchmark_compiles(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[3]))
-    from benchmarks import gpu as benchmark
+    from benchmarks import gpu_roofline as benchmark
 
     program = nvrtc.createProgram(benchmark.MULTIPLY_ADDS, "benchmark.cu", (), ())
     try:
