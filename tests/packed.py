@@ -25,9 +25,7 @@ class Packed:
         self.workspace = two_pass.new_workspace(self.layout, MOST_MEMBERS)
         self.workspace.scratch[:] = np.nan
         q, q_padded, lane = self.layout.q, self.layout.q_padded, lanes(self.layout.dtype)
-        self.network = Network(
-            self.weights, self.products, self.layout.layers, q, q_padded, lane
-        )
+        self.network = Network(self.weights, self.products, self.layout.layers, q, q_padded, lane)
 
     def layers(self):
         return [self.layout.view(self.weights, i) for i in range(self.layout.depth)]

@@ -6,8 +6,8 @@ import naive
 import numpy as np
 
 from fastdln.backends.cpu.cost_model import choose
-from fastdln.backends.cpu.packed_chain import chain_layout
 from fastdln.backends.cpu.pacing import TeamPacing
+from fastdln.backends.cpu.packed_chain import chain_layout
 from fastdln.backends.cpu.trainer import CpuTrainer
 from fastdln.backends.interface import Workload
 from fastdln.objectives.base import reduced_objective
@@ -127,3 +127,11 @@ def with_team(workload, team, sharing="layers"):
     return CpuTrainer(workload, choice=choice, pacing=FixedPacing(team))
 
 
+def same(a, b):
+    """Raise AssertionError unless losses, layers and optimiser states have the same bits."""
+    np.testing.assert_array_equal(a[0], b[0])
+    for x, y in zip(a[1], b[1], strict=True):
+        np.testing.assert_array_equal(x, y)
+    for mine, others in zip(a[2], b[2], strict=True):
+        for x, y in zip(mine, others, strict=True):
+            np.testing.assert_array_equal(x, y)

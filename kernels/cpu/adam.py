@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastdln.kernels.cpu.gemm import FRESH, ONE, ZERO
-from fastdln.kernels.cpu.groups import AdamStep, Operand
+from fastdln.kernels.cpu.groups import AdamStep, Member, Network, Operand, Workspace
 from fastdln.kernels.cpu.jit import inlined, kernel, part
 from fastdln.kernels.cpu.layout import OFFSET, STRIDE, Layout
 from fastdln.kernels.cpu.row_updates import update_by_rows
@@ -30,7 +30,9 @@ class _Step(NamedTuple):
 
 
 @kernel
-def update_layers_with_adam(network, workspace, step, number, member):
+def update_layers_with_adam(
+    network: Network, workspace: Workspace, step: AdamStep, number: int, member: Member
+) -> None:
     """Update every layer by Adam, forming the co-states on the way.
 
     Parameters
@@ -54,7 +56,9 @@ def update_layers_with_adam(network, workspace, step, number, member):
 
 
 @part
-def _update_block(network, C, step, layer, row, rows):
+def _update_block(
+    network: Network, C: Operand, step: _Step, layer: int, row: int, rows: int
+) -> None:
     stride = network.layers[layer, STRIDE]
     size = rows * stride
     gradient = step.gradient[:size]
@@ -65,7 +69,9 @@ def _update_block(network, C, step, layer, row, rows):
 
 
 @inlined
-def _update_row(weights, gradient, step, layer, w, g, size):
+def _update_row(
+    weights: np.ndarray, gradient: np.ndarray, step: _Step, layer: int, w: int, g: int, size: int
+) -> None:
     """One element-wise step; padding has gradient 0 and stays 0."""
     adam = step.adam
     rate, scale = adam.step_sizes[layer], adam.row_scales[layer]

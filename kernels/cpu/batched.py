@@ -32,8 +32,8 @@ from fastdln.kernels.cpu.layout import (
     Layout,
     aligned_zeros,
 )
-from fastdln.kernels.cpu.tiles import WIDE, _Tile, lanes
 from fastdln.kernels.cpu.two_pass import NEAR_TERMS, TRANSPOSED_VECTORS
+from fastdln.kernels.cpu.vector_code import WIDE, VectorCode, lanes
 
 # Rows of a layer in one row block of pass 2: whole strips of both products.
 BLOCK_ROWS = 20
@@ -81,7 +81,7 @@ class BatchedStep(NamedTuple):
     decay: np.ndarray
 
 
-class _Vectors(_Tile):
+class _Vectors(VectorCode):
     """A tile whose every element is a vector of one number per network."""
 
     def operand(self, value: Any) -> tuple[Any, Any, Any]:

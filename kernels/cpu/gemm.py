@@ -1,14 +1,22 @@
 """Two matrix products of any padded size, cut into register tiles: ``X Y`` and ``X Yᵀ``."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
-from fastdln.kernels.cpu.groups import Operand, Prefetch
+from fastdln.kernels.cpu.groups import Extent, Operand, Prefetch
 from fastdln.kernels.cpu.jit import inlined, kernel, part
 from fastdln.kernels.cpu.tiles import WIDE, dot_tile, product_tile
 
 # Bytes of weights above which they are assumed to come from memory rather than from cache.
 FAR = 24 * 2**20
 # NumPy scalars: Numba would compile a second specialisation of a kernel for each literal argument.
+# `Any`, as they stand for int.
+ZERO: Any
+ONE: Any
+TWO: Any
+FOUR: Any
 ZERO, ONE, TWO, FOUR = np.intp(0), np.intp(1), np.intp(2), np.intp(4)
 # Whether a product is written, or added to its destination. Clearing first was slow: a loop over a
 # few hundred elements becomes a call of memset, which took 40% of pass 1 at width 26.
@@ -17,7 +25,7 @@ NO_PREFETCH = Prefetch(ZERO, ZERO)
 
 
 @inlined
-def strip_rows(left, far):
+def strip_rows(left: int, far: bool) -> int:
     """Return how many of `left` rows the next strip takes: 5, 4, 2 or 1.
 
     Five, if the rows left then are a sum of fives and fours: twenty accumulators keep the
@@ -32,11 +40,13 @@ def strip_rows(left, far):
     return 4
 
 
-def _panel(wide):
+def _panel(wide: int) -> Callable[..., None]:
     """Return the kernel that adds a product to all rows of `wide` vectors."""
 
     @part
-    def panel(X, Y, out, extent, fresh, prefetch):
+    def panel(
+        X: Operand, Y: Operand, out: Operand, extent: Extent, fresh: bool, prefetch: Prefetch
+    ) -> None:
         a, far, strip = 0, out.data.nbytes > FAR, prefetch.strip
         while a < extent.rows:
             n = strip_rows(extent.rows - a, far)
@@ -61,7 +71,9 @@ _panel1, _panel2, _panel3, _panel_wide = (_panel(n) for n in (1, 2, 3, WIDE))
 
 
 @kernel
-def add_product(X, Y, out, extent, fresh, prefetch):
+def add_product(
+    X: Operand, Y: Operand, out: Operand, extent: Extent, fresh: bool, prefetch: Prefetch
+) -> None:
     """``out[a, v] += Σ_k X[a, k] Y[k, v]`` for the rows a, terms k and vectors v of `extent`.
 
     Where `fresh`, the product is written, whatever `out` holds. Strip number i of rows of X
@@ -88,7 +100,9 @@ def add_product(X, Y, out, extent, fresh, prefetch):
 
 
 @kernel
-def dot_blocks(X, Y, out, rows, others, vectors, prefetch):
+def dot_blocks(
+    X: Operand, Y: Operand, out: Operand, rows: int, others: int, vectors: int, prefetch: Prefetch
+) -> None:
     """``out[a, r] = Σ_v X[a, v]·Y[r, v]`` for any (padded) `rows` and `others`, a multiple of 4.
 
     Strip number i of rows of X prefetches row ``4 j + (strip + i) mod 4`` of the data that lies a

@@ -191,7 +191,7 @@ class Extent(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Part of a product: rows ``first ≤ a < first + rows``, columns or vectors ``begin ≤ v < end``."""
+    """Rows ``first ≤ a < first + rows``, columns or vectors ``begin ≤ v < end`` of a product."""
 
     first: int
     rows: int
@@ -210,7 +210,7 @@ class Costates(NamedTuple):
 
 
 class Prefetch(NamedTuple):
-    """Fetch what lies `distance` elements after every tile of Y, from strip number `strip` on."""
+    """Prefetch data `distance` elements after every tile of Y, from strip number `strip` on."""
 
     distance: int
     strip: int

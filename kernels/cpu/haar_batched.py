@@ -27,7 +27,7 @@ from .jit import kernel, part
 from .random import Source, fill_interleaved
 from .reflectors import first_normal
 from .tile_products import clear, lanes_of
-from .tiles import WIDE, _Tile, lanes
+from .vector_code import WIDE, VectorCode, lanes
 
 # Reflectors of a block, and vectors of its solver for T: 4 on and 6 above the diagonal of T⁻¹.
 BLOCK = 4
@@ -37,7 +37,7 @@ COLUMNS = WIDE
 _ABOVE = {pair: BLOCK + i for i, pair in enumerate((a, b) for b in range(4) for a in range(b))}
 
 
-class _Interleaved(_Tile):
+class _Interleaved(VectorCode):
     """Operations on whole vectors in addition to those of tiles."""
 
     def load_at(self, pointer: Any, vectors: int) -> Any:

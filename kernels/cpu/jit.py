@@ -1,7 +1,7 @@
 """How every CPU kernel is compiled: one place for the flags.
 
 No fast-math. The sums that must be fast are the register tiles' (`tiles`), whose order and fused
-multiply-adds are written out; everything else works entry by entry and vectorises without. With
+multiply-adds are written out; everything else works element by element and vectorises without. With
 sums free to be reordered, or a/b·c to be taken either way, the same source gave other last bits
 compiled alone than compiled into a caller: a run from Numba's cache differed from the run that
 filled it. And nothing may assume that there is no inf or nan, for a diverged run must stay visible.
@@ -13,24 +13,24 @@ from typing import Any
 
 import numba
 
-# fastmath is stated, not left out: a kernel called by somebody's fast-math function would inherit
-# its flags.
+# fastmath is stated, not omitted: a kernel called by a user's fast-math function would inherit its
+# flags.
 SHARED = {"cache": True, "nogil": True, "fastmath": False, "error_model": "numpy"}
 # Kernels allocate nothing, and so need not count references to their arrays: Numba counts them
 # at every call that it has inlined and every slice, by atomic operations, which took a quarter of
 # the time of a layer of width 26.
 OPTIONS = {**SHARED, "_nrt": False}
-# Whether Numba has found a place for its cache, until it has not.
+# Whether Numba finds a folder for its cache.
 CACHED = True
 
 
 def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """Return numba.njit's function: cached on disk, or, where nothing can be written, not."""
+    """Return numba.njit's function, cached on disk unless no folder can be written."""
     global CACHED
     if CACHED:
         try:
             return numba.njit(**options)(function)
-        except RuntimeError as error:  # no place for a cache: neither beside the source nor at home
+        except RuntimeError as error:  # no folder for a cache: not beside the source, nor at home
             warnings.warn(
                 f"compiled kernels are not kept, so that every process compiles anew: {error}; set"
                 " NUMBA_CACHE_DIR to a folder that can be written",
@@ -50,7 +50,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def allocating(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile as `kernel` does, for a function that may allocate: it is called once in a while."""
+    """Compile as `kernel` does, for a function that may allocate and is called rarely."""
     return _compiled(function, **SHARED)
 
 
@@ -66,7 +66,8 @@ def part(function: Callable[..., Any]) -> Callable[..., Any]:
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile as `kernel` does, and let LLVM inline it always.
 
-    For what is called inside vectorised loops, which a call left over would stop, and is so small
-    that `part` would cost more in type inference.
+    For functions in vectorised loops, which a remaining call would prevent, and for small ones with
+    many call sites: typed once, while a `part` is typed anew at every site. With `team.wait` and
+    `team.partition` as parts, the two-pass kernel took a sixth longer to compile.
     """
     return _compiled(function, **OPTIONS, forceinline=True)

@@ -4,8 +4,10 @@ With gradient g of a layer, ``v := μ v + g + λ w`` and then ``w −= η v`` (P
 ``w −= η (g + λ w + μ v)`` (Nesterov), in the form of Sutskever et al. 2013 that PyTorch uses.
 """
 
+import numpy as np
+
 from fastdln.kernels.cpu.gemm import MORE, ONE
-from fastdln.kernels.cpu.groups import Operand
+from fastdln.kernels.cpu.groups import Member, MomentumStep, Network, Operand, Workspace
 from fastdln.kernels.cpu.jit import inlined, kernel, part
 from fastdln.kernels.cpu.layout import OFFSET, STRIDE
 from fastdln.kernels.cpu.row_updates import update_by_rows
@@ -13,7 +15,9 @@ from fastdln.kernels.cpu.two_pass import add_gradient
 
 
 @kernel
-def update_layers_with_momentum(network, workspace, step, member):
+def update_layers_with_momentum(
+    network: Network, workspace: Workspace, step: MomentumStep, member: Member
+) -> None:
     """Update every layer through its velocity, forming the co-states on the way.
 
     Parameters
@@ -28,7 +32,9 @@ def update_layers_with_momentum(network, workspace, step, member):
 
 
 @part
-def _update_block(network, C, step, layer, row, rows):
+def _update_block(
+    network: Network, C: Operand, step: MomentumStep, layer: int, row: int, rows: int
+) -> None:
     stride = network.layers[layer, STRIDE]
     w = network.layers[layer, OFFSET] + row * stride
     weights, velocity = (
@@ -42,7 +48,15 @@ def _update_block(network, C, step, layer, row, rows):
 
 
 @part
-def _update_row(weights, gradient, step, layer, w, g, size):
+def _update_row(
+    weights: np.ndarray,
+    gradient: np.ndarray,
+    step: MomentumStep,
+    layer: int,
+    w: int,
+    g: int,
+    size: int,
+) -> None:
     row, velocity = weights[w : w + size], step.velocity[w : w + size]
     _decay(row, velocity, step, layer)
     # A loop, not an array expression, which would take seconds to compile.
@@ -52,7 +66,7 @@ def _update_row(weights, gradient, step, layer, w, g, size):
 
 
 @inlined
-def _decay(weights, velocity, step, layer):
+def _decay(weights: np.ndarray, velocity: np.ndarray, step: MomentumStep, layer: int) -> None:
     """``v := μ v + λ w``; Nesterov's step also takes back ``η μ v`` of the old velocity."""
     rate, weight_decay = step.step_sizes[layer], step.weight_decays[layer]
     for j in range(weights.size):
@@ -63,7 +77,7 @@ def _decay(weights, velocity, step, layer):
 
 
 @inlined
-def _move(weights, velocity, step, layer):
+def _move(weights: np.ndarray, velocity: np.ndarray, step: MomentumStep, layer: int) -> None:
     """``w −= η v``, or Nesterov's ``w −= η (1 + μ) v``."""
     rate = step.step_sizes[layer]
     one = weights.dtype.type(1)  # a literal 1 would make the factor float64

@@ -4,6 +4,15 @@ import math
 
 import numpy as np
 
+from fastdln.kernels.cpu.groups import (
+    GradientStep,
+    Member,
+    MomentumStep,
+    Network,
+    Regression,
+    Span,
+    Workspace,
+)
 from fastdln.kernels.cpu.jit import kernel, part
 from fastdln.kernels.cpu.layout import PRODUCT, STRIDE
 from fastdln.kernels.cpu.momentum import update_layers_with_momentum
@@ -12,7 +21,7 @@ from fastdln.kernels.cpu.two_pass import suffix_products_part, update_layers_par
 
 
 @part
-def residual(network, problem, C, factor):
+def residual(network: Network, problem: Regression, C: np.ndarray, factor: float) -> float:
     """Return ``½‖M∘S − T‖²`` in float64 and leave ``−factor·(M∘S − T)∘S`` in C."""
     total = 0.0
     for a in range(network.q_padded):
@@ -21,7 +30,9 @@ def residual(network, problem, C, factor):
 
 
 @part
-def row_residual(network, problem, C, factor, a):
+def row_residual(
+    network: Network, problem: Regression, C: np.ndarray, factor: float, a: int
+) -> float:
     """Return the sum of squares of one (padded) row of the residual, and leave that row of C.
 
     Rows are summed separately so that members of a team can share them, and so that one row's
@@ -41,13 +52,15 @@ def row_residual(network, problem, C, factor, a):
 
 
 @part
-def continues(loss, floor):
+def continues(loss: float, floor: float) -> bool:
     """Whether a run goes on after this loss: it is finite and above the floor."""
     return math.isfinite(loss) and loss > floor
 
 
 @part
-def _evaluate(network, problem, C, factor, t, member):
+def _evaluate(
+    network: Network, problem: Regression, C: np.ndarray, factor: float, t: int, member: Member
+) -> None:
     """Fill ``losses[t]`` and leave ``−factor·G`` in C."""
     suffix_products_part(network, member)
     if member.rank == 0:
@@ -56,7 +69,14 @@ def _evaluate(network, problem, C, factor, t, member):
 
 
 @kernel
-def descend(network, workspace, step, problem, span, member):
+def descend(
+    network: Network,
+    workspace: Workspace,
+    step: GradientStep,
+    problem: Regression,
+    span: Span,
+    member: Member,
+) -> int:
     """Advance from step ``span.start`` to ``span.goal``; return the last step whose loss is known.
 
     Every member of the team calls this with its own rank.
@@ -81,7 +101,14 @@ def descend(network, workspace, step, problem, span, member):
 
 
 @kernel
-def descend_with_momentum(network, workspace, step, problem, span, member):
+def descend_with_momentum(
+    network: Network,
+    workspace: Workspace,
+    step: MomentumStep,
+    problem: Regression,
+    span: Span,
+    member: Member,
+) -> int:
     """Advance as `descend` does, by a `MomentumStep`."""
     t = span.start
     while t < 0 or (t < span.goal and continues(problem.losses[t], span.floor)):

@@ -4,8 +4,11 @@ The gradient of a few rows of a layer is formed and used at a time, while the ro
 optimiser's arrays are in cache; the gradient of a whole layer never exists.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from fastdln.kernels.cpu.gemm import FOUR, ONE, ZERO
-from fastdln.kernels.cpu.groups import Costates, Operand
+from fastdln.kernels.cpu.groups import Costates, Member, Network, Operand, Workspace
 from fastdln.kernels.cpu.jit import part
 from fastdln.kernels.cpu.layout import OFFSET, STRIDE
 from fastdln.kernels.cpu.team import partition, wait
@@ -13,7 +16,14 @@ from fastdln.kernels.cpu.two_pass import clear_costate_padding, costate_columns,
 
 
 @part
-def update_by_rows(update_block, update_row, network, workspace, step, member):
+def update_by_rows(
+    update_block: Callable[..., None],
+    update_row: Callable[..., None],
+    network: Network,
+    workspace: Workspace,
+    step: Any,
+    member: Member,
+) -> None:
     """Update every layer, forming the next co-state from each row block before its update.
 
     Parameters
@@ -27,7 +37,7 @@ def update_by_rows(update_block, update_row, network, workspace, step, member):
     network : Network
     workspace : Workspace
         C holds G itself on entry, not scaled by a step size.
-    step : NamedTuple
+    step : MomentumStep, or Adam's
         Passed on to both.
     member : Member
     """

@@ -5,6 +5,7 @@ fork per layer (a parallel loop) costs 2-3 µs each time, a barrier of two threa
 """
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -35,7 +36,7 @@ def abort(barrier: np.ndarray) -> None:
     barrier[0] = ABORTED
 
 
-def _arrive(typing_context, barrier):
+def _arrive(typing_context: Any, barrier: Any) -> tuple[Any, Callable[..., Any]]:
     """Add one to ``barrier[0]`` atomically and return its new value."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -46,7 +47,7 @@ def _arrive(typing_context, barrier):
     return types.int64(barrier), codegen
 
 
-def _arrived(typing_context, barrier):
+def _arrived(typing_context: Any, barrier: Any) -> tuple[Any, Callable[..., Any]]:
     """Return ``barrier[0]``, read atomically."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -56,16 +57,19 @@ def _arrived(typing_context, barrier):
     return types.int64(barrier), codegen
 
 
-def _plain_arrive(barrier):
+def _plain_arrive(barrier: np.ndarray) -> Any:
     barrier[0] += 1
     return barrier[0]
 
 
-def _plain_arrived(barrier):
+def _plain_arrived(barrier: np.ndarray) -> Any:
     return barrier[0]
 
 
-if numba.config.DISABLE_JIT:
+arrive: Callable[..., Any]
+arrived: Callable[..., Any]
+yield_processor: Callable[..., Any]
+if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # set when Numba is imported
     # Plain Python runs teams of one member only: `wait` returns at once.
     arrive, arrived, yield_processor = _plain_arrive, _plain_arrived, int
 else:
@@ -76,7 +80,7 @@ else:
 
 
 @inlined
-def wait(barrier, team):
+def wait(barrier: np.ndarray, team: int) -> None:
     """Wait until all `team` members have called this equally often, or the barrier is aborted."""
     if team == 1:
         return
@@ -92,7 +96,7 @@ def wait(barrier, team):
 
 
 @inlined
-def partition(total, rank, team):
+def partition(total: int, rank: int, team: int) -> tuple[Any, Any]:
     """Return the half-open range of `total` items that member `rank` processes."""
     if team == 1:  # saves two divisions, which are measurable for narrow layers
         return np.intp(0), np.intp(total)

@@ -25,7 +25,17 @@ from fastdln.kernels.cpu.gemm import (
     add_product,
     dot_blocks,
 )
-from fastdln.kernels.cpu.groups import Block, Costates, Extent, Operand, Prefetch, Workspace
+from fastdln.kernels.cpu.groups import (
+    Block,
+    Costates,
+    Extent,
+    GradientStep,
+    Member,
+    Network,
+    Operand,
+    Prefetch,
+    Workspace,
+)
 from fastdln.kernels.cpu.jit import inlined, kernel, part
 from fastdln.kernels.cpu.layout import (
     COLUMNS,
@@ -47,13 +57,13 @@ NEAR_TERMS, FAR_TERMS = 128, 16
 # 100 to 300 1.8 to 2.5 times as fast, for a call costs as much as its work on 4 rows of 100, and
 # every block reads B and C anew.
 BLOCK_BYTES, BLOCK_ROWS = 2**18, 64
-# Layers of at most so many vectors a row are transposed for the next co-state. Sums across SIMD
+# Layers of at most this many vectors a row are transposed for the next co-state. Sums across SIMD
 # lanes cost as much as 2 vectors of multiply-adds, a transposition as 1 or 2: at width 26 in
 # float32 the co-states took 580 cycles a layer by dot products and 420 by transposing.
 TRANSPOSED_VECTORS = 2
 
 
-def _suffix_products(network, member):
+def _suffix_products(network: Network, member: Member) -> None:
     """Pass 1: ``B_{l-1} = B_l W_l`` for l = L … 1; the last written is M itself.
 
     Parameters
@@ -76,7 +86,7 @@ suffix_products, suffix_products_part = kernel(_suffix_products), part(_suffix_p
 
 
 @part
-def copy_last_layer(network, block):
+def copy_last_layer(network: Network, block: Block) -> None:
     """Fill a block (counted in columns) of ``B_{L-1}``, which is the last layer."""
     layers = network.layers
     last = layers.shape[0] - 1
@@ -89,7 +99,7 @@ def copy_last_layer(network, block):
 
 
 @part
-def suffix_product(network, layer, block):
+def suffix_product(network: Network, layer: int, block: Block) -> None:
     """Form a block (counted in vectors) of one suffix product."""
     height = network.layers[layer, ROWS]
     far = network.weights.nbytes > FAR and not is_transposed(network.layers, layer)
@@ -101,7 +111,16 @@ def suffix_product(network, layer, block):
 
 
 @part
-def add_layer_rows(network, layer, row, count, block, far, fresh, strip):
+def add_layer_rows(
+    network: Network,
+    layer: int,
+    row: int,
+    count: int,
+    block: Block,
+    far: bool,
+    fresh: bool,
+    strip: int,
+) -> None:
     """Add to a block of ``B_l = B_{l+1} W_l`` the terms of `count` rows of the layer from `row` on.
 
     Where the layer is `far`, as many rows that come next are prefetched; see `add_product`.
@@ -121,7 +140,9 @@ def add_layer_rows(network, layer, row, count, block, far, fresh, strip):
     )
 
 
-def _update_layers(network, workspace, step, member):
+def _update_layers(
+    network: Network, workspace: Workspace, step: GradientStep, member: Member
+) -> None:
     """Pass 2: ``W_l := decay·W_l − η_l B_lᵀ C_{l-1}``, ``C_l = C_{l-1} W_lᵀ``, layer by layer.
 
     Parameters
@@ -160,7 +181,7 @@ update_layers, update_layers_part = kernel(_update_layers), part(_update_layers)
 
 
 @part
-def update_last_layer(network, C, c0, decay, block):
+def update_last_layer(network: Network, C: np.ndarray, c0: int, decay: float, block: Block) -> None:
     """``W_L := decay·W_L + C_{L-1}`` in a block (counted in columns)."""
     layers, weights = network.layers, network.weights
     last = layers.shape[0] - 1
@@ -173,7 +194,7 @@ def update_last_layer(network, C, c0, decay, block):
 
 
 @inlined
-def is_transposed(layers, layer):
+def is_transposed(layers: np.ndarray, layer: int) -> bool:
     """Whether a layer is so narrow that its transpose gives the next co-state faster."""
     return layers[layer, VECTORS] <= TRANSPOSED_VECTORS
 
@@ -191,7 +212,7 @@ def new_workspace(layout: Layout, team: int) -> Workspace:
 
 
 @inlined
-def partition_rows(network, layer, member):
+def partition_rows(network: Network, layer: int, member: Member) -> tuple[int, int]:
     """Return the rows of a layer that a member updates: whole vectors of the next co-state.
 
     Padded to blocks of four at the end.
@@ -205,16 +226,24 @@ def partition_rows(network, layer, member):
 
 
 @inlined
-def block_rows(network, layer):
+def block_rows(network: Network, layer: int) -> int:
     """Return the rows of a row block of pass 2: a multiple of 4."""
     row = network.layers[layer, STRIDE] * network.weights.itemsize
     if row * BLOCK_ROWS <= BLOCK_BYTES:
-        return np.intp(BLOCK_ROWS)
+        return ONE * BLOCK_ROWS
     return max(FOUR, BLOCK_BYTES // row // 4 * 4)
 
 
 @part
-def costate_columns(network, costates, layer, row, rows, scratch, rank):
+def costate_columns(
+    network: Network,
+    costates: Costates,
+    layer: int,
+    row: int,
+    rows: int,
+    scratch: np.ndarray,
+    rank: int,
+) -> None:
     """Form columns row, …, row + rows of ``D = C W_lᵀ``.
 
     A narrow layer is transposed into this member's part of `scratch`.
@@ -226,7 +255,7 @@ def costate_columns(network, costates, layer, row, rows, scratch, rank):
     D = Operand(costates.D, costates.d0 + row, above, ONE)
     if is_transposed(layers, layer):
         start = rank * TRANSPOSED_VECTORS * lane * BLOCK_ROWS
-        transposed = Operand(scratch, start, np.intp(BLOCK_ROWS), ONE)
+        transposed = Operand(scratch, start, ONE * BLOCK_ROWS, ONE)
         _transpose(W, rows, layers[layer, VECTORS], transposed, lane)
         end = (rows + lane - 1) // lane
         extent = Extent(costates.rows, layers[layer, COLUMNS], ZERO, end, lane)
@@ -237,7 +266,7 @@ def costate_columns(network, costates, layer, row, rows, scratch, rank):
 
 
 @part
-def _transpose(W, rows, vectors, out, lane):
+def _transpose(W: Operand, rows: int, vectors: int, out: Operand, lane: Any) -> None:
     """Transpose at most BLOCK_ROWS rows of a narrow layer."""
     r = ZERO
     while r < rows:
@@ -251,7 +280,9 @@ def _transpose(W, rows, vectors, out, lane):
 
 
 @part
-def finish_costate(network, costates, step_sizes, layer, begin, end):
+def finish_costate(
+    network: Network, costates: Costates, step_sizes: np.ndarray, layer: int, begin: int, end: int
+) -> None:
     """Clear the padding of the next co-state and rescale its columns to the next step size."""
     clear_costate_padding(network, costates, layer, begin, end)
     if step_sizes[layer + 1] != step_sizes[layer]:
@@ -262,7 +293,9 @@ def finish_costate(network, costates, step_sizes, layer, begin, end):
 
 
 @part
-def clear_costate_padding(network, costates, layer, begin, end):
+def clear_costate_padding(
+    network: Network, costates: Costates, layer: int, begin: int, end: int
+) -> None:
     """Clear the next co-state's padding, where columns begin ≤ j < end include the last."""
     width = network.layers[layer, ROWS]
     # Products with a transposed layer are written in whole vectors, zeros included.
@@ -274,7 +307,9 @@ def clear_costate_padding(network, costates, layer, begin, end):
 
 
 @part
-def update_rows(network, C, c0, layer, row, rows, decay):
+def update_rows(
+    network: Network, C: np.ndarray, c0: int, layer: int, row: int, rows: int, decay: float
+) -> None:
     """``W := decay·W + Bᵀ C`` on `rows` rows of a layer from `row` on, both multiples of 4."""
     layers = network.layers
     stride = layers[layer, STRIDE]
@@ -285,7 +320,9 @@ def update_rows(network, C, c0, layer, row, rows, decay):
 
 
 @part
-def add_gradient(network, C, out, layer, row, rows, fresh):
+def add_gradient(
+    network: Network, C: Operand, out: Operand, layer: int, row: int, rows: int, fresh: bool
+) -> None:
     """Add (or write, where `fresh`) ``Bᵀ C`` of `rows` rows of a layer from `row` on to `out`."""
     layers = network.layers
     B = Operand(network.products, layers[layer + 1, PRODUCT] + row, ONE, layers[layer + 1, STRIDE])
@@ -294,7 +331,7 @@ def add_gradient(network, C, out, layer, row, rows, fresh):
 
 
 @part
-def scale_columns(matrix, rows, begin, end, factor):
+def scale_columns(matrix: Operand, rows: int, begin: int, end: int, factor: float) -> None:
     """Multiply columns begin ≤ j < end of `rows` rows of an `Operand`."""
     for a in range(rows):
         row = matrix.start + a * matrix.row

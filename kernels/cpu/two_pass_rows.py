@@ -14,7 +14,16 @@ from typing import NamedTuple
 import numpy as np
 
 from fastdln.kernels.cpu.gemm import ZERO
-from fastdln.kernels.cpu.groups import Block, Costates, Workspace
+from fastdln.kernels.cpu.groups import (
+    Block,
+    Costates,
+    GradientStep,
+    Member,
+    Network,
+    Regression,
+    Span,
+    Workspace,
+)
 from fastdln.kernels.cpu.jit import kernel, part
 from fastdln.kernels.cpu.layout import (
     OFFSET,
@@ -64,7 +73,14 @@ def row_workspace(layout: Layout, workspace: Workspace) -> tuple[RowWorkspace, W
 
 
 @kernel
-def descend_by_rows(network, workspace, step, problem, span, member):
+def descend_by_rows(
+    network: Network,
+    workspace: RowWorkspace,
+    step: GradientStep,
+    problem: Regression,
+    span: Span,
+    member: Member,
+) -> int:
     """Advance as `regression_loop.descend` does; each may continue a run of the other.
 
     Parameters
@@ -99,7 +115,14 @@ def descend_by_rows(network, workspace, step, problem, span, member):
 
 
 @part
-def _residual_rows(network, problem, workspace, step_size, first, rows):
+def _residual_rows(
+    network: Network,
+    problem: Regression,
+    workspace: RowWorkspace,
+    step_size: float,
+    first: int,
+    rows: int,
+) -> None:
     """Take this member's rows down the chain; leave those of ``−η_1 G`` and their squares."""
     layers = network.layers
     last = layers.shape[0] - 1
@@ -112,7 +135,7 @@ def _residual_rows(network, problem, workspace, step_size, first, rows):
 
 
 @part
-def _total(sums):
+def _total(sums: np.ndarray) -> float:
     """Return the sum over all members' rows, in order."""
     total = 0.0
     for a in range(sums.size):
@@ -121,7 +144,9 @@ def _total(sums):
 
 
 @part
-def _costates(network, workspace, step, first, rows, rank):
+def _costates(
+    network: Network, workspace: RowWorkspace, step: GradientStep, first: int, rows: int, rank: int
+) -> None:
     """Form some rows of all co-states; slot l holds ``−η_l C_{l-1}``."""
     layers, C = network.layers, workspace.C
     for layer in range(layers.shape[0] - 1):
@@ -138,7 +163,7 @@ def _costates(network, workspace, step, first, rows, rank):
 
 
 @part
-def _update(network, C, decay, member):
+def _update(network: Network, C: np.ndarray, decay: float, member: Member) -> None:
     """Update this member's part of the weights, cut at blocks of four rows."""
     layers, rank, team = network.layers, member.rank, member.team
     last = layers.shape[0] - 1
@@ -160,7 +185,7 @@ def _update(network, C, decay, member):
 
 
 @part
-def _row_at(layers, layer, element):
+def _row_at(layers: np.ndarray, layer: int, element: int) -> int:
     """Return the block of four rows of a layer in which a weight lies, clipped to the layer."""
     height, stride = (layers[layer, ROWS] + 3) // 4 * 4, layers[layer, STRIDE]
     within = element - layers[layer, OFFSET]

@@ -13,8 +13,6 @@ B, C and A at every layer.
 Down passes partition a layer's columns, up passes its rows: the same bits for any team.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
 from fastdln.kernels.cpu.gemm import (
@@ -28,9 +26,20 @@ from fastdln.kernels.cpu.gemm import (
     add_product,
     dot_blocks,
 )
-from fastdln.kernels.cpu.groups import Block, Costates, Extent, Network, Operand, Prefetch
+from fastdln.kernels.cpu.groups import (
+    Block,
+    Costates,
+    Extent,
+    GradientStep,
+    Member,
+    Network,
+    Operand,
+    Prefetch,
+    Regression,
+    Span,
+)
 from fastdln.kernels.cpu.jit import kernel, part
-from fastdln.kernels.cpu.layout import OFFSET, PRODUCT, ROWS, STRIDE, VECTORS, Layout, aligned_zeros
+from fastdln.kernels.cpu.layout import OFFSET, PRODUCT, ROWS, STRIDE, VECTORS
 from fastdln.kernels.cpu.regression_loop import continues, residual
 from fastdln.kernels.cpu.team import partition, wait
 from fastdln.kernels.cpu.two_pass import (
@@ -40,57 +49,30 @@ from fastdln.kernels.cpu.two_pass import (
     block_rows,
     costate_columns,
     finish_costate,
-    new_workspace,
     partition_rows,
     scale_columns,
     suffix_products,
     update_last_layer,
     update_rows,
 )
-
-
-class ZigzagWorkspace(NamedTuple):
-    """A `Workspace` with the data that the passes leave for each other; from `zigzag_workspace`.
-
-    Attributes
-    ----------
-    C, D, scratch : ndarray
-        As in `Workspace`.
-    before : ndarray
-        Suffix products of the last down pass's first step, laid out as the products.
-    costates : ndarray
-        Its co-states, laid out as the products, with −η_l in them.
-    prefixes : ndarray
-        Prefix products, in slots in the order of the products.
-    gram : ndarray
-        One Gram matrix for every member of the team.
-    state : ndarray of int64, shape (2,)
-        UPWARD and DEFERRED, between two calls.
-    """
-
-    C: np.ndarray
-    D: np.ndarray
-    scratch: np.ndarray
-    before: np.ndarray
-    costates: np.ndarray
-    prefixes: np.ndarray
-    gram: np.ndarray
-    state: np.ndarray
-
-
-# Elements of `ZigzagWorkspace.state`: whether the next pass goes up, and whether the update of the
-# last down pass is still to be applied to the weights.
-UPWARD, DEFERRED = range(2)
+from fastdln.kernels.cpu.zigzag_workspace import DEFERRED, UPWARD, ZigzagWorkspace
 
 
 @part
-def _prefix_offset(network, layer, d_padded):
+def _prefix_offset(network: Network, layer: int, d_padded: int) -> int:
     """Return where the prefix product below a layer starts: slots in the order of the products."""
     return network.layers[layer, PRODUCT] // network.q_padded * d_padded
 
 
 @part
-def _costate(network, workspace, step_sizes, layer, d, block):
+def _costate(
+    network: Network,
+    workspace: ZigzagWorkspace,
+    step_sizes: np.ndarray,
+    layer: int,
+    d: int,
+    block: Block,
+) -> None:
     """Form a block (in vectors) of ``C_l = G A_lᵀ``, with this layer's −η_l in it."""
     layers, rows, lane = network.layers, network.q_padded, network.lane
     stride, c = layers[layer, STRIDE], layers[layer, PRODUCT]
@@ -110,7 +92,7 @@ def _costate(network, workspace, step_sizes, layer, d, block):
 
 
 @part
-def _with_products(network, products):
+def _with_products(network: Network, products: np.ndarray) -> Network:
     """Return the network with other suffix products."""
     return Network(
         network.weights, products, network.layers, network.q, network.q_padded, network.lane
@@ -118,12 +100,14 @@ def _with_products(network, products):
 
 
 @kernel
-def pass_down(network, workspace, step, d, member):
+def pass_down(
+    network: Network, workspace: ZigzagWorkspace, step: GradientStep, d: int, member: Member
+) -> None:
     """From prefix products and G of time t, leave suffix products of t and t+1, and co-states of t.
 
-    Of the weights only the last layer is updated; for the others the update is deferred, which
-    ``workspace.before`` (the suffix products of t) and ``workspace.costates`` stand for. The network's
-    products become those of t+1.
+    Of the weights only the last layer is updated; for the others the update is deferred:
+    ``workspace.before`` (the suffix products of t) and ``workspace.costates`` stand for it. The
+    network's products become those of t+1.
 
     Parameters
     ----------
@@ -160,7 +144,9 @@ def pass_down(network, workspace, step, d, member):
 
 
 @part
-def _two_suffix_products(network, workspace, decay, layer, block, rank):
+def _two_suffix_products(
+    network: Network, workspace: ZigzagWorkspace, decay: float, layer: int, block: Block, rank: int
+) -> None:
     """Form a block (in vectors) of ``B_l`` of t and of t+1 from one read of the layer."""
     before = _with_products(network, workspace.before)
     rows, far = network.layers[layer, ROWS], network.weights.nbytes > FAR
@@ -173,7 +159,9 @@ def _two_suffix_products(network, workspace, decay, layer, block, rank):
 
 
 @part
-def _apply_update_to_product(network, workspace, decay, layer, block, rank):
+def _apply_update_to_product(
+    network: Network, workspace: ZigzagWorkspace, decay: float, layer: int, block: Block, rank: int
+) -> None:
     """Add this layer's deferred update to ``B_l(t+1)``: decay, and B_{l+1}(t+1) B_{l+1}(t)ᵀ C_l."""
     layers, lane, q_padded = network.layers, network.lane, network.q_padded
     stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
@@ -198,7 +186,14 @@ def _apply_update_to_product(network, workspace, decay, layer, block, rank):
 
 
 @kernel
-def pass_up(network, workspace, step, deferred, d, member):
+def pass_up(
+    network: Network,
+    workspace: ZigzagWorkspace,
+    step: GradientStep,
+    deferred: bool,
+    d: int,
+    member: Member,
+) -> None:
     """Apply the deferred update, take the next step, and leave its prefix products.
 
     M of the new weights is left where the suffix products end.
@@ -239,7 +234,9 @@ def pass_up(network, workspace, step, deferred, d, member):
 
 
 @part
-def _apply_deferred(network, workspace, decay, layer, row, rows):
+def _apply_deferred(
+    network: Network, workspace: ZigzagWorkspace, decay: float, layer: int, row: int, rows: int
+) -> None:
     """Apply the update that the last down pass deferred to some rows of a layer."""
     before = _with_products(network, workspace.before)
     c = network.layers[layer, PRODUCT]
@@ -247,7 +244,9 @@ def _apply_deferred(network, workspace, decay, layer, row, rows):
 
 
 @part
-def _prefix_columns(network, prefixes, layer, row, rows, d_padded):
+def _prefix_columns(
+    network: Network, prefixes: np.ndarray, layer: int, row: int, rows: int, d_padded: int
+) -> None:
     """Form columns row, …, row + rows of the next prefix product."""
     layers = network.layers
     stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
@@ -265,7 +264,7 @@ def _prefix_columns(network, prefixes, layer, row, rows, d_padded):
 
 
 @part
-def _end_to_end(network, prefixes, d_padded):
+def _end_to_end(network: Network, prefixes: np.ndarray, d_padded: int) -> None:
     """Form M from the last layer and the prefix product below it."""
     layers = network.layers
     last = layers.shape[0] - 1
@@ -282,7 +281,9 @@ def _end_to_end(network, prefixes, d_padded):
 
 
 @kernel
-def apply_deferred_update(network, workspace, decay, member):
+def apply_deferred_update(
+    network: Network, workspace: ZigzagWorkspace, decay: float, member: Member
+) -> None:
     """Apply the update that the last down pass deferred: the weights become the last step's."""
     for layer in range(network.layers.shape[0] - 1):
         begin, end = partition_rows(network, layer, member)
@@ -294,7 +295,14 @@ def apply_deferred_update(network, workspace, decay, member):
 
 
 @kernel
-def descend_zigzag(network, workspace, step, problem, span, member):
+def descend_zigzag(
+    network: Network,
+    workspace: ZigzagWorkspace,
+    step: GradientStep,
+    problem: Regression,
+    span: Span,
+    member: Member,
+) -> int:
     """Advance as `regression_loop.descend` does; return the last step whose loss is known.
 
     The weights are current after step ``span.last``, or after a loss that ends the run early; at
@@ -336,34 +344,9 @@ def descend_zigzag(network, workspace, step, problem, span, member):
 
 
 @part
-def _evaluate(network, problem, C, factor, t, member):
+def _evaluate(
+    network: Network, problem: Regression, C: np.ndarray, factor: float, t: int, member: Member
+) -> None:
     if member.rank == 0:
         problem.losses[t] = problem.constant + residual(network, problem, C, factor)
     wait(member.barrier, member.team)
-
-
-def zigzag_size(layout: Layout) -> int:
-    """Return the elements of a `zigzag_workspace` beside those of `new_workspace`.
-
-    The few Gram matrices of a team are left out.
-    """
-    return 2 * layout.product_size + layout.product_size // layout.q_padded * _d_padded(layout)
-
-
-def zigzag_workspace(layout: Layout, team: int) -> ZigzagWorkspace:
-    """Return a fresh workspace for a network of this layout and a team of this size."""
-    C, D, scratch = new_workspace(layout, team)
-    # A Gram matrix takes rows of B by fours, up to three rows past the last product.
-    before = aligned_zeros(layout.product_size + 4 * layout.widest, layout.dtype)
-    costates = aligned_zeros(layout.product_size, layout.dtype)
-    rows, stride = _d_padded(layout), int(layout.layers[0, STRIDE])
-    prefixes = aligned_zeros(layout.product_size // layout.q_padded * rows, layout.dtype)
-    # The empty product below the first layer.
-    np.fill_diagonal(prefixes[: rows * stride].reshape(rows, stride)[: layout.widths[0]], 1)
-    gram = aligned_zeros(team * layout.q_padded * ((layout.q + 3) // 4 * 4), layout.dtype)
-    state = np.zeros(2, dtype=np.int64)
-    return ZigzagWorkspace(C, D, scratch, before, costates, prefixes, gram, state)
-
-
-def _d_padded(layout: Layout) -> int:
-    return (layout.widths[0] + 3) // 4 * 4

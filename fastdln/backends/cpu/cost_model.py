@@ -30,7 +30,7 @@ from fastdln.kernels.cpu.gemm import FAR
 from fastdln.kernels.cpu.layout import VECTORS, Layout
 from fastdln.kernels.cpu.tiles import lanes
 from fastdln.kernels.cpu.two_pass import TRANSPOSED_VECTORS
-from fastdln.kernels.cpu.zigzag import zigzag_size
+from fastdln.kernels.cpu.zigzag_workspace import zigzag_size
 from fastdln.optim.optimizers import Optimizer
 from fastdln.utils import validation
 

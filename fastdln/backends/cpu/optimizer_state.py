@@ -46,15 +46,21 @@ class OptimizerState:
             np.ascontiguousarray(a[order], layout.dtype) for a in rates[:3]
         )
         if optimizer.adam:
-            gradient = aligned_zeros(team * gradient_size(layout), layout.dtype)
-            constants = (scalar(x) for x in (optimizer.weight_decay, BETA1, BETA2, EPSILON))
-            return AdamStep(*self.arrays, gradient, step_sizes, row_scales, *constants)
+            return AdamStep(
+                mean=self.arrays[0],
+                square=self.arrays[1],
+                gradient=aligned_zeros(team * gradient_size(layout), layout.dtype),
+                step_sizes=step_sizes,
+                row_scales=row_scales,
+                weight_decay=scalar(optimizer.weight_decay),
+                beta1=scalar(BETA1),
+                beta2=scalar(BETA2),
+                epsilon=scalar(EPSILON),
+            )
         if not optimizer.momentum:
             return GradientStep(step_sizes, scalar(rates.decay_factor))
         momentum = scalar(optimizer.momentum)
-        return MomentumStep(
-            self.arrays[0], step_sizes, weight_decays, momentum, optimizer.nesterov
-        )
+        return MomentumStep(self.arrays[0], step_sizes, weight_decays, momentum, optimizer.nesterov)
 
     @property
     def gradient_factor(self) -> float:

@@ -53,9 +53,7 @@ class PackedChain:
         """The network as kernels take it."""
         layout = self.layout
         lane = lanes(layout.dtype)
-        return Network(
-            self.weights, self.products, layout.layers, layout.q, layout.q_padded, lane
-        )
+        return Network(self.weights, self.products, layout.layers, layout.q, layout.q_padded, lane)
 
     def layer(self, index: int) -> np.ndarray:
         """Return layer `index`, input first, as a view of the packed weights."""

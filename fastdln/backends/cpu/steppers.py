@@ -25,13 +25,8 @@ from fastdln.kernels.cpu.regression_loop import descend, descend_with_momentum
 from fastdln.kernels.cpu.team import new_barrier
 from fastdln.kernels.cpu.two_pass import new_workspace, suffix_products, update_layers
 from fastdln.kernels.cpu.two_pass_rows import RowWorkspace, descend_by_rows, row_workspace
-from fastdln.kernels.cpu.zigzag import (
-    DEFERRED,
-    ZigzagWorkspace,
-    apply_deferred_update,
-    descend_zigzag,
-    zigzag_workspace,
-)
+from fastdln.kernels.cpu.zigzag import apply_deferred_update, descend_zigzag
+from fastdln.kernels.cpu.zigzag_workspace import DEFERRED, ZigzagWorkspace, zigzag_workspace
 from fastdln.objectives.regression import ReducedRegression
 from fastdln.optim.loop import LossRecord
 from fastdln.utils import threads
@@ -43,7 +38,7 @@ AnyWorkspace = Workspace | RowWorkspace | ZigzagWorkspace
 
 
 class Stepper(Protocol):
-    """What takes a network through its steps."""
+    """Advance a network step by step."""
 
     def advance(self, goal: int, team: int) -> None:
         """Take steps to number `goal`, or fewer where the run ends, with a team of this size."""
@@ -77,12 +72,8 @@ class RegressionStepper:
         choice: Choice,
         pool: ThreadPoolExecutor,
     ):
-        self._network, self._step, self._record, self._pool = (
-            chain.network,
-            state.step,
-            record,
-            pool,
-        )
+        self._network, self._step = chain.network, state.step
+        self._record, self._pool = record, pool
         scale, target = oriented_regression(objective, chain.mirrored)
         self._problem = Regression(scale, target, objective.constant, record.losses)
         self._one, self._many = _kernels(chain, state, choice)
@@ -108,14 +99,17 @@ class RegressionStepper:
 
     def weights(self) -> np.ndarray:
         """Return the packed weights of the last step; a copy where zigzag deferred an update."""
-        _, workspace = self._one
-        weights = self._network.weights
-        if not isinstance(workspace, ZigzagWorkspace) or not workspace.state[DEFERRED]:
-            return weights
-        # On a copy: the next pass up applies the same update to the weights themselves.
-        network = self._network._replace(weights=weights.copy())
-        apply_deferred_update(network, workspace, self._step.decay, self._alone)
-        return network.weights
+        weights, step, (_, workspace) = self._network.weights, self._step, self._one
+        if (
+            isinstance(workspace, ZigzagWorkspace)
+            and isinstance(step, GradientStep)
+            and workspace.state[DEFERRED]
+        ):
+            # On a copy: the next pass up applies the same update to the weights themselves.
+            weights = weights.copy()
+            network = self._network._replace(weights=weights)
+            apply_deferred_update(network, workspace, step.decay, self._alone)
+        return weights
 
 
 def _kernels(

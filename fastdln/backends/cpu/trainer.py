@@ -15,15 +15,15 @@ from fastdln.backends.cpu.pacing import TeamPacing
 from fastdln.backends.cpu.packed_chain import PackedChain
 from fastdln.backends.cpu.steppers import ObjectiveStepper, RegressionStepper, Stepper
 from fastdln.backends.interface import Workload
+from fastdln.backends.recorded import RecordedTrainer
 from fastdln.backends.view import TrainingView
 from fastdln.objectives.regression import ReducedRegression
-from fastdln.optim.loop import LossRecord
 from fastdln.utils import threads
 
 log = logging.getLogger("fastdln")
 
 
-class CpuTrainer:
+class CpuTrainer(RecordedTrainer):
     """One network in training on the CPU; a `fastdln.backends.interface.Trainer`.
 
     Parameters
@@ -54,13 +54,7 @@ class CpuTrainer:
         pacing: TeamPacing | None = None,
     ):
         self._objective, self._depth = workload.objective, workload.depth
-        self._record = LossRecord(
-            workload.objective,
-            workload.steps,
-            workload.tolerance,
-            workload.schedule,
-            workload.checkpoint,
-        )
+        super().__init__(workload)
         self._chain = PackedChain(workload.draw(), workload.widths, workload.dtype)
         layout = self._chain.layout
         if choice is None:
@@ -83,26 +77,6 @@ class CpuTrainer:
             return RegressionStepper(chain, state, objective, record, choice, pool)
         first_step = workload.checkpoint.steps
         return ObjectiveStepper(chain, state, record, first_step, choice.team, pool)
-
-    @property
-    def losses(self) -> np.ndarray:
-        """Losses, float64; valid up to `step`."""
-        return self._record.losses
-
-    @property
-    def step(self) -> int:
-        """The last step whose loss is known; -1 before the first `advance`."""
-        return self._record.step
-
-    @property
-    def status(self) -> str:
-        """``"completed"``, ``"converged"`` or ``"diverged"``."""
-        return self._record.status
-
-    @property
-    def finished(self) -> bool:
-        """Whether the loss has converged or diverged."""
-        return self._record.finished
 
     def advance(self, goal: int) -> None:
         """Take steps to number `goal`, or fewer: for about 0.2 s, or until the run is finished.

@@ -17,7 +17,7 @@ from fastdln.backends.cpu.cost_model import (
 )
 from fastdln.kernels.cpu.layout import make_layout
 from fastdln.kernels.cpu.tiles import lanes
-from fastdln.kernels.cpu.zigzag import zigzag_size
+from fastdln.kernels.cpu.zigzag_workspace import zigzag_size
 from fastdln.optim.optimizers import Optimizer
 
 

@@ -6,7 +6,7 @@ import naive
 import numpy as np
 import pytest
 from conftest import RTOL
-from workloads import CASES, OBJECTIVES, expected, make_workload, trained, with_team
+from workloads import CASES, OBJECTIVES, expected, make_workload, same, trained
 
 from fastdln.backends.cpu.trainer import CpuTrainer
 from fastdln.optim.loop import Checkpoint
@@ -66,16 +66,6 @@ def layers_and_state(trainer, workload):
     return [np.array(layer(i)) for i in range(workload.depth)], state
 
 
-def same(a, b):
-    """Raise AssertionError unless losses, layers and optimiser states have the same bits."""
-    np.testing.assert_array_equal(a[0], b[0])
-    for x, y in zip(a[1], b[1], strict=True):
-        np.testing.assert_array_equal(x, y)
-    for mine, others in zip(a[2], b[2], strict=True):
-        for x, y in zip(mine, others, strict=True):
-            np.testing.assert_array_equal(x, y)
-
-
 @pytest.mark.parametrize("case", [case for case in CASES if case != "zigzag"])
 def test_a_resumed_run_has_the_bits_of_one_run(case, dtype, rng):
     widths = (7, 19, 33, 3)
@@ -90,15 +80,6 @@ def test_a_resumed_run_has_the_bits_of_one_run(case, dtype, rng):
     )  # fmt: skip
     more, ended, last_state = trained(CpuTrainer(rest))
     same((np.append(start[:-1], more), ended, last_state), (losses, layers, state))
-
-
-@pytest.mark.parametrize("sharing", ["layers", "rows"])
-@pytest.mark.parametrize("case", CASES)
-def test_the_bits_do_not_depend_on_the_team(case, sharing, dtype, rng):
-    workload = make_workload((16, 26, 40, 10), dtype, rng, case, "regression", STEPS)
-    alone, *teams = (trained(with_team(workload, size, sharing)) for size in (1, 2, 3))
-    for other in teams:
-        same(other, alone)
 
 
 def test_a_run_ends_where_it_converges_or_diverges(rng):

@@ -10,7 +10,6 @@ import pytest
 from fastdln.kernels.cpu import tiles
 from fastdln.kernels.cpu.groups import Operand
 
-
 FAR_AWAY = 10**6
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from packed import Packed, naive_step, on_team, random_layers
 
-from fastdln.kernels.cpu import gemm, jit, layout, team, two_pass
+from fastdln.kernels.cpu import jit, layout, team, two_pass
 from fastdln.kernels.cpu.groups import Block, GradientStep, Member
 
 # Depth 1 and 2, width 1, primes, just over a vector and over a block of 16 terms, q of 1, 2, 3, 5,
@@ -68,34 +68,6 @@ def test_the_oracle_is_the_finite_difference(widths, rng):
                 w[index] -= sign * h
             # Multilinear: exact but for rounding, eps/h.
             assert g[index] == pytest.approx((values[0] - values[1]) / (2 * h), abs=1e-8)
-
-
-@pytest.mark.parametrize("far", [False, True])
-@pytest.mark.parametrize("q", range(1, 70))
-def test_rows_are_made_of_strips(q, far):
-    left, strips = layout.pad_rows(q), []
-    assert q <= left <= q + 2
-    while left:
-        strips.append(gemm.strip_rows(left, far))
-        left -= strips[-1]
-        assert left >= 0
-    assert set(strips) <= {1, 2, 4, 5}
-    assert sum(n < 4 for n in strips) <= (2 if q < 4 else 0)
-    assert not (far and q % 4 == 0 and 5 in strips)
-
-
-def test_padded_columns_stay_zero(rng):
-    packed = Packed(random_layers((5, 17, 3), rng), "float64")
-    whole = packed.weights.copy()
-    for w in packed.layers():
-        w[:] = 0
-    assert not packed.weights.any()
-    assert whole.any()
-
-
-def test_views_are_aligned_to_cache_lines():
-    assert layout.aligned_zeros(100, "float32").ctypes.data % 64 == 0
-    assert layout.aligned_zeros(1, "float64").ctypes.data % 64 == 0
 
 
 def test_products_fetched_from_memory_are_those_from_cache(dtype, rng):

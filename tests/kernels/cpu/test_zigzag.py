@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from packed import PackedRegression, naive_step, regression_case
 
-from fastdln.kernels.cpu import zigzag
+from fastdln.kernels.cpu.zigzag import descend_zigzag
+from fastdln.kernels.cpu.zigzag_workspace import zigzag_workspace
 
 # Depth 1 and 2, width 1, q of 1, 2, 5, 10, 17, d below, at and above a multiple of four, widths
 # around a vector, a block of rows and of terms, rectangular hidden layers.
@@ -23,13 +24,13 @@ class Zigzag(PackedRegression):
 
     def __init__(self, weights, target, rates, decay, dtype, last, team):
         super().__init__(weights, target, rates, decay, dtype, last)
-        self.workspace, self.team = zigzag.zigzag_workspace(self.layout, team), team
+        self.workspace, self.team = zigzag_workspace(self.layout, team), team
         # Garbage in the buffers must not matter.
         self.workspace.before[:] = np.nan
         self.workspace.costates[:] = np.nan
 
     def advance(self, start, goal, floor=-1.0):
-        self.run(zigzag.descend_zigzag, self.workspace, self.team, start, goal, floor)
+        self.run(descend_zigzag, self.workspace, self.team, start, goal, floor)
 
 
 def naive_descent(weights, target, rates, decay, steps):
