@@ -5,8 +5,9 @@ sweep derive their options from. To add an option, add a field here and read it 
 """
 
 import dataclasses
+import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -216,10 +217,11 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            check, value = details(field).check, getattr(self, field.name)
-            if check is not None and not (value is None and field.default is None):
-                object.__setattr__(self, field.name, check(field.name, value))
+        # mypy compares the __hash__ of instances, not that of the class.
+        for name, default, check in _checks(type(self)):  # type: ignore[arg-type]
+            value = getattr(self, name)
+            if not (value is None and default is None):
+                object.__setattr__(self, name, check(name, value))
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs a momentum greater than 0, but momentum is 0")
         if self.optimizer == "adam" and self.momentum:
@@ -230,7 +232,7 @@ class TrainConfig:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """Return the names of all options."""
-        return tuple(field.name for field in dataclasses.fields(cls))
+        return tuple(cls.options())
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> Self:
@@ -258,7 +260,8 @@ class TrainConfig:
         return self.options()[name].none_means if value is None else value
 
     @classmethod
-    def options(cls) -> dict[str, Option]:
+    @functools.cache
+    def options(cls) -> Mapping[str, Option]:
         """Return what is known of every option, by name."""
         return {field.name: details(field) for field in dataclasses.fields(cls)}
 
@@ -275,6 +278,13 @@ def details(field: "dataclasses.Field[Any]") -> Option:
     """Return what is known of a field besides its name, type and default."""
     found: Option = field.metadata[_KEY]
     return found
+
+
+@functools.cache
+def _checks(config: type[TrainConfig]) -> list[tuple[str, Any, Check]]:
+    """Return the names of the options that are checked, their defaults and their checks."""
+    known = ((field, details(field).check) for field in dataclasses.fields(config))
+    return [(field.name, field.default, check) for field, check in known if check is not None]
 
 
 def _is_recorded(field: "dataclasses.Field[Any]", value: Any) -> bool:

@@ -112,7 +112,7 @@ class PreparedRun:
 
     def require_memory(self) -> None:
         """Raise MemoryError unless the network fits; the GPU backend checks for itself."""
-        if self.launcher is None:
+        if self.launcher is None and self.plan.bytes > memory.SMALL_BYTES:
             hidden = self.plan.full_widths[1:-1]
             what = f"a network of depth {len(hidden) + 1} and width {max(hidden, default=0)}"
             available = memory.available()
@@ -170,7 +170,7 @@ def prepare(
     log.info("%s: %s", chosen.method, chosen.reason)
     return PreparedRun(
         problem,
-        dataclasses.replace(config, device=device),
+        config if device == config.device else dataclasses.replace(config, device=device),
         network,
         bases,
         objective,

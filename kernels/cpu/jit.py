@@ -29,7 +29,7 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any
     global CACHED
     if CACHED:
         try:
-            return numba.njit(**options)(function)
+            return _skips_stale_index(numba.njit(**options)(function))
         except RuntimeError as error:  # no folder for a cache: not beside the source, nor at home
             warnings.warn(
                 f"compiled kernels are not kept, so that every process compiles anew: {error}; set"
@@ -39,6 +39,29 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any
             )
             CACHED = False
     return numba.njit(**{**options, "cache": False})(function)
+
+
+def _skips_stale_index(dispatcher: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a kernel compile anew where its cache names classes that an upgrade has removed.
+
+    Numba unpickles the types in a cache's index, named tuples of this package among them, before it
+    compares the index with the source file. An index of an older version stays behind when pip
+    replaces the package.
+    """
+    index = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if index is None:
+        return dispatcher
+    load = index._load_index
+
+    def load_or_start_anew() -> dict[Any, str]:
+        try:
+            found: dict[Any, str] = load()
+        except (AttributeError, ImportError):
+            return {}
+        return found
+
+    index._load_index = load_or_start_anew
+    return dispatcher
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:

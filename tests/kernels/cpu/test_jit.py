@@ -1,9 +1,11 @@
 """Where compiled kernels cannot be kept on disk, they are compiled all the same."""
 
+import pickle
+
 import numba
 import pytest
 
-from fastdln.kernels.cpu import jit
+from fastdln.kernels.cpu import jit, regression_loop
 
 
 def test_without_a_place_for_a_cache_kernels_are_compiled_and_it_is_said_once(monkeypatch, recwarn):
@@ -23,3 +25,13 @@ def test_without_a_place_for_a_cache_kernels_are_compiled_and_it_is_said_once(mo
     assert jit.part(lambda x: x)(3) == 3
     assert cached == [True, False, False]
     assert not recwarn.list
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
+def test_a_cache_of_another_version_is_compiled_anew(tmp_path, monkeypatch):
+    """Its index may name a class that is gone: unpickling it raises AttributeError."""
+    index = regression_loop.descend._cache._cache_file
+    path = tmp_path / "descend.nbi"
+    path.write_bytes(pickle.dumps(numba.__version__) + b"cfastdln.kernels.cpu.groups\nGone\n.")
+    monkeypatch.setattr(index, "_index_path", str(path))
+    assert index._load_index() == {}
