@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastdln.kernels.cpu.gemm import FRESH, ONE, ZERO
+from fastdln.kernels.cpu.gemm import ONE, OVERWRITE, ZERO
 from fastdln.kernels.cpu.groups import AdamStep, Member, Network, Operand, Workspace
 from fastdln.kernels.cpu.jit import inlined, kernel, part
 from fastdln.kernels.cpu.layout import OFFSET, STRIDE, Layout
@@ -63,7 +63,7 @@ def _update_block(
     size = rows * stride
     gradient = step.gradient[:size]
     out = Operand(gradient, ZERO, stride, ONE)
-    add_gradient(network, C, out, layer, row, rows, FRESH)
+    add_gradient(network, C, out, layer, row, rows, OVERWRITE)
     w = network.layers[layer, OFFSET] + row * stride
     _update_row(network.weights, gradient, step, layer, w, ZERO, size)
 

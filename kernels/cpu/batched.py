@@ -20,7 +20,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastdln.kernels.cpu.gemm import FRESH, MORE, ONE, ZERO, strip_rows
+from fastdln.kernels.cpu.gemm import ACCUMULATE, ONE, OVERWRITE, ZERO, strip_rows
 from fastdln.kernels.cpu.groups import Operand, Regression
 from fastdln.kernels.cpu.jit import kernel, part
 from fastdln.kernels.cpu.layout import (
@@ -104,18 +104,18 @@ def _lane_tile(
     out: Any,
     corner: Any,
     count: Any,
-    fresh: Any,
+    overwrite: Any,
 ) -> Any:
     """``out[a, c] += Σ_k X[a, k] Y[k, c]`` for `rows` × `wide` vectors and `count` terms k.
 
     X, Y and out are each an `Operand` of vectors, whose strides and start count vectors; rows of
-    out are contiguous. `corner` is the tile's first (a, c). Where `fresh`, the sums start at zero.
-    `rows` and `wide` are constants of the compilation.
+    out are contiguous. `corner` is the tile's first (a, c). Where `overwrite`, the sums start at
+    zero. `rows` and `wide` are constants of the compilation.
     """
     n_rows, n_wide = rows.literal_value, wide.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, _, X, Y, out, corner, count, fresh = args
+        _, _, X, Y, out, corner, count, overwrite = args
         t = _Vectors(context, builder, signature.args[2].types[0])
         first_row, first_column = (builder.extract_value(corner, i) for i in (0, 1))
         (x, x_row, x_step), (y, y_step, y_column), (o, o_row, _) = map(t.operand, (X, Y, out))
@@ -131,7 +131,7 @@ def _lane_tile(
             x = [t.load(t.step(pointer, k, x_step)) for pointer in xs]
             return [t.multiply_add(x[a], y[c], s) for (a, c), s in zip(grid, sums, strict=True)]
 
-        sums = t.loop(count, t.zeros_or_loads(fresh, targets), body)
+        sums = t.loop(count, t.zeros_or_loads(overwrite, targets), body)
         for value, pointer in zip(sums, targets, strict=True):
             t.store(value, pointer)
         return context.get_dummy_value()
@@ -147,7 +147,7 @@ def _plain_lane_tile(
     out: Operand,
     corner: tuple[int, int],
     count: int,
-    fresh: bool,
+    overwrite: bool,
 ) -> None:
     """Do what `_lane_tile` does, in NumPy, for runs with JIT switched off."""
     n = lanes(out.data.dtype)
@@ -158,7 +158,7 @@ def _plain_lane_tile(
     for a in range(corner[0], corner[0] + rows):
         for c in range(corner[1], corner[1] + wide):
             target = element(out, a, c)
-            if fresh:
+            if overwrite:
                 target[:] = 0
             for k in range(count):
                 target += element(X, a, k) * element(Y, k, c)
@@ -174,19 +174,19 @@ def _panel(wide: int) -> Callable[..., None]:
 
     @part
     def panel(
-        X: Operand, Y: Operand, out: Operand, c: int, rows: int, count: int, fresh: bool
+        X: Operand, Y: Operand, out: Operand, c: int, rows: int, count: int, overwrite: bool
     ) -> None:
         a = ZERO
         while a < rows:
             n = strip_rows(rows - a, False)
             if n == 5:
-                lane_tile(5, wide, X, Y, out, (a, c), count, fresh)
+                lane_tile(5, wide, X, Y, out, (a, c), count, overwrite)
             elif n == 4:
-                lane_tile(4, wide, X, Y, out, (a, c), count, fresh)
+                lane_tile(4, wide, X, Y, out, (a, c), count, overwrite)
             elif n == 2:
-                lane_tile(2, wide, X, Y, out, (a, c), count, fresh)
+                lane_tile(2, wide, X, Y, out, (a, c), count, overwrite)
             else:
-                lane_tile(1, wide, X, Y, out, (a, c), count, fresh)
+                lane_tile(1, wide, X, Y, out, (a, c), count, overwrite)
             a += n
 
     return panel
@@ -197,22 +197,22 @@ _panel1, _panel2, _panel3, _panel_wide = (_panel(n) for n in (1, 2, 3, WIDE))
 
 @kernel
 def multiply(
-    X: Operand, Y: Operand, out: Operand, rows: int, columns: int, count: int, fresh: bool
+    X: Operand, Y: Operand, out: Operand, rows: int, columns: int, count: int, overwrite: bool
 ) -> None:
     """``out[a, c] += Σ_k X[a, k] Y[k, c]`` for a < rows, c < columns and k < count.
 
-    X, Y and out are as in `_lane_tile`. Where `fresh`, the product is written, not added.
+    X, Y and out are as in `_lane_tile`. Where `overwrite`, the product is written, not added.
     """
     c = ZERO
     while c + WIDE <= columns:
-        _panel_wide(X, Y, out, c, rows, count, fresh)
+        _panel_wide(X, Y, out, c, rows, count, overwrite)
         c += WIDE
     if c + 3 == columns:
-        _panel3(X, Y, out, c, rows, count, fresh)
+        _panel3(X, Y, out, c, rows, count, overwrite)
     elif c + 2 == columns:
-        _panel2(X, Y, out, c, rows, count, fresh)
+        _panel2(X, Y, out, c, rows, count, overwrite)
     elif c < columns:
-        _panel1(X, Y, out, c, rows, count, fresh)
+        _panel1(X, Y, out, c, rows, count, overwrite)
 
 
 @part
@@ -247,11 +247,11 @@ def _update_layers(chain: BatchedChain, descent: BatchedStep, decaying: bool, q:
             rows = min(BLOCK_ROWS, height - row)
             w = layers[layer, OFFSET] + row * columns
             transpose = Operand(weights, w, ONE, columns)
-            multiply(costate, transpose, Operand(D, row, height, ONE), q, rows, columns, FRESH)
+            multiply(costate, transpose, Operand(D, row, height, ONE), q, rows, columns, OVERWRITE)
             if decaying:
                 _scale(weights, w, rows * columns, descent.decay)
             B = Operand(products, layers[layer + 1, PRODUCT] + row, ONE, height)
-            multiply(B, costate, Operand(weights, w, columns, ONE), rows, columns, q, MORE)
+            multiply(B, costate, Operand(weights, w, columns, ONE), rows, columns, q, ACCUMULATE)
             row += rows
         _to_next_step_size(D, q * height, descent.step_sizes, layer)
         C, D = D, C

@@ -20,7 +20,7 @@ FOUR: Any
 ZERO, ONE, TWO, FOUR = np.intp(0), np.intp(1), np.intp(2), np.intp(4)
 # Whether a product is written, or added to its destination. Clearing first was slow: a loop over a
 # few hundred elements becomes a call of memset, which took 40% of pass 1 at width 26.
-FRESH, MORE = np.bool_(True), np.bool_(False)
+OVERWRITE, ACCUMULATE = np.bool_(True), np.bool_(False)
 NO_PREFETCH = Prefetch(ZERO, ZERO)
 
 
@@ -45,7 +45,7 @@ def _panel(wide: int) -> Callable[..., None]:
 
     @part
     def panel(
-        X: Operand, Y: Operand, out: Operand, extent: Extent, fresh: bool, prefetch: Prefetch
+        X: Operand, Y: Operand, out: Operand, extent: Extent, overwrite: bool, prefetch: Prefetch
     ) -> None:
         a, far, strip = 0, out.data.nbytes > FAR, prefetch.strip
         while a < extent.rows:
@@ -54,13 +54,13 @@ def _panel(wide: int) -> Callable[..., None]:
             o = Operand(out.data, out.start + a * out.row, out.row, ONE)
             f = Y.start + prefetch.distance + strip % WIDE * extent.lane
             if n == 5:
-                product_tile(5, wide, x, Y, o, extent.terms, fresh, f)
+                product_tile(5, wide, x, Y, o, extent.terms, overwrite, f)
             elif n == 4:
-                product_tile(4, wide, x, Y, o, extent.terms, fresh, f)
+                product_tile(4, wide, x, Y, o, extent.terms, overwrite, f)
             elif n == 2:
-                product_tile(2, wide, x, Y, o, extent.terms, fresh, f)
+                product_tile(2, wide, x, Y, o, extent.terms, overwrite, f)
             else:
-                product_tile(1, wide, x, Y, o, extent.terms, fresh, f)
+                product_tile(1, wide, x, Y, o, extent.terms, overwrite, f)
             a += n
             strip += 1
 
@@ -72,11 +72,11 @@ _panel1, _panel2, _panel3, _panel_wide = (_panel(n) for n in (1, 2, 3, WIDE))
 
 @kernel
 def add_product(
-    X: Operand, Y: Operand, out: Operand, extent: Extent, fresh: bool, prefetch: Prefetch
+    X: Operand, Y: Operand, out: Operand, extent: Extent, overwrite: bool, prefetch: Prefetch
 ) -> None:
     """``out[a, v] += Σ_k X[a, k] Y[k, v]`` for the rows a, terms k and vectors v of `extent`.
 
-    Where `fresh`, the product is written, whatever `out` holds. Strip number i of rows of X
+    Where `overwrite`, the product is written, whatever `out` holds. Strip number i of rows of X
     prefetches vector ``(strip + i) mod WIDE`` of the data that lies a `distance` after each tile of
     Y: four strips fetch as much as they read. In bursts, before each tile, it was a quarter slower.
 
@@ -87,16 +87,16 @@ def add_product(
     while v + WIDE <= extent.end:
         y = Operand(Y.data, Y.start + v * lane, Y.row, ONE)
         o = Operand(out.data, out.start + v * lane, out.row, ONE)
-        _panel_wide(X, y, o, extent, fresh, prefetch)
+        _panel_wide(X, y, o, extent, overwrite, prefetch)
         v += WIDE
     y = Operand(Y.data, Y.start + v * lane, Y.row, ONE)
     o = Operand(out.data, out.start + v * lane, out.row, ONE)
     if v + 3 == extent.end:
-        _panel3(X, y, o, extent, fresh, prefetch)
+        _panel3(X, y, o, extent, overwrite, prefetch)
     elif v + 2 == extent.end:
-        _panel2(X, y, o, extent, fresh, prefetch)
+        _panel2(X, y, o, extent, overwrite, prefetch)
     elif v < extent.end:
-        _panel1(X, y, o, extent, fresh, prefetch)
+        _panel1(X, y, o, extent, overwrite, prefetch)
 
 
 @kernel

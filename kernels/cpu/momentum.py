@@ -6,7 +6,7 @@ With gradient g of a layer, ``v := μ v + g + λ w`` and then ``w −= η v`` (P
 
 import numpy as np
 
-from fastdln.kernels.cpu.gemm import MORE, ONE
+from fastdln.kernels.cpu.gemm import ACCUMULATE, ONE
 from fastdln.kernels.cpu.groups import Member, MomentumStep, Network, Operand, Workspace
 from fastdln.kernels.cpu.jit import inlined, kernel, part
 from fastdln.kernels.cpu.layout import OFFSET, STRIDE
@@ -43,7 +43,7 @@ def _update_block(
     )
     _decay(weights, velocity, step, layer)
     out = Operand(step.velocity, w, stride, ONE)
-    add_gradient(network, C, out, layer, row, rows, MORE)
+    add_gradient(network, C, out, layer, row, rows, ACCUMULATE)
     _move(weights, velocity, step, layer)
 
 

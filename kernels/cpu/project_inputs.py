@@ -6,7 +6,7 @@ its last bits may depend on the number of threads.
 
 import numpy as np
 
-from fastdln.kernels.cpu.gemm import FRESH, NO_PREFETCH, add_product
+from fastdln.kernels.cpu.gemm import NO_PREFETCH, OVERWRITE, add_product
 from fastdln.kernels.cpu.groups import Extent, Operand
 from fastdln.kernels.cpu.layout import aligned_zeros
 from fastdln.kernels.cpu.tiles import lanes
@@ -30,7 +30,7 @@ def project_inputs(layer: np.ndarray, basis: np.ndarray) -> np.ndarray:
         Operand(Y, 0, stride, 1),
         Operand(out, 0, stride, 1),
         Extent(rows, d_x, 0, stride // lane, lane),
-        FRESH,
+        OVERWRITE,
         NO_PREFETCH,
     )
     return out.reshape(rows, stride)[:m, :r]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastdln.kernels.cpu.gemm import FRESH, NO_PREFETCH, ONE, ZERO, add_product, dot_blocks
+from fastdln.kernels.cpu.gemm import NO_PREFETCH, ONE, OVERWRITE, ZERO, add_product, dot_blocks
 from fastdln.kernels.cpu.groups import Extent, Member, Operand
 from fastdln.kernels.cpu.jit import allocating
 from fastdln.kernels.cpu.team import partition, wait
@@ -99,7 +99,7 @@ def _finish_columns(
         Operand(Y.data, Y.start + columns - lane, Y.row, ONE),
         Operand(tail, ZERO, lane, ONE),
         Extent(rows, terms, ZERO, ONE, lane),
-        FRESH,
+        OVERWRITE,
         NO_PREFETCH,
     )
     for a in range(rows):
@@ -185,7 +185,7 @@ def outer(
         n = min(BLOCK_ROWS, end - row)
         x = Operand(X.data, X.start + row * X.row, X.row, X.column)
         out = Operand(target.base, target.table[layer, OFFSET] + row * stride, stride, ONE)
-        add_product(x, Y, out, Extent(n, q, ZERO, columns // lane, lane), FRESH, NO_PREFETCH)
+        add_product(x, Y, out, Extent(n, q, ZERO, columns // lane, lane), OVERWRITE, NO_PREFETCH)
         _finish_columns(x, Y, out, n, q, columns, lane)
 
 

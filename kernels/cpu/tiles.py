@@ -27,12 +27,12 @@ def _product_tile(
     Y: Any,
     out: Any,
     terms: Any,
-    fresh: Any,
+    overwrite: Any,
     fetched: Any,
 ) -> tuple[Any, Callable[..., Any]]:
     """``out[a, v] += Σ_k X[a, k] Y[k, v]`` for `rows` rows a, `wide` vectors v, `terms` terms k.
 
-    Where `fresh`, the sums start at zero, whatever `out` holds. A tile of all WIDE vectors
+    Where `overwrite`, the sums start at zero, whatever `out` holds. A tile of all WIDE vectors
     prefetches ``Y.data[fetched + k·Y.row]`` meanwhile, which may lie outside the array.
 
     X, Y and out are like `Operand`; those of Y and out must be contiguous along v. `rows`
@@ -41,7 +41,7 @@ def _product_tile(
     n_rows, n_wide = rows.literal_value, wide.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, _, X, Y, out, terms, fresh, fetched = args
+        _, _, X, Y, out, terms, overwrite, fetched = args
         t = VectorCode(context, builder, signature.args[2][0])
         ahead = t.pointer(t.data(Y), fetched)
         x = [t.step(t.start(X), a, t.row(X)) for a in range(n_rows)]
@@ -64,7 +64,7 @@ def _product_tile(
                 for v in range(n_wide)
             ]
 
-        sums = t.loop(terms, t.zeros_or_loads(fresh, targets), body)
+        sums = t.loop(terms, t.zeros_or_loads(overwrite, targets), body)
         for value, pointer in zip(sums, targets, strict=True):
             t.store(value, pointer)
         return context.get_dummy_value()
@@ -142,14 +142,14 @@ def _plain_product_tile(
     Y: Operand,
     out: Operand,
     terms: int,
-    fresh: bool,
+    overwrite: bool,
     fetched: int,
 ) -> None:
     """Do what `_product_tile` does, in NumPy, for runs with JIT switched off."""
     width = wide * lanes(out.data.dtype)
     for a in range(rows):
         target = out.data[out.start + a * out.row :][:width]
-        if fresh:
+        if overwrite:
             target[:] = 0
         for k in range(terms):
             x = X.data[X.start + a * X.row + k * X.column]

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from fastdln.kernels.cpu.gemm import (
+    ACCUMULATE,
     FAR,
     FOUR,
-    FRESH,
-    MORE,
     NO_PREFETCH,
     ONE,
+    OVERWRITE,
     ZERO,
     add_product,
     dot_blocks,
@@ -118,7 +118,7 @@ def add_layer_rows(
     count: int,
     block: Block,
     far: bool,
-    fresh: bool,
+    overwrite: bool,
     strip: int,
 ) -> None:
     """Add to a block of ``B_l = B_{l+1} W_l`` the terms of `count` rows of the layer from `row` on.
@@ -135,7 +135,7 @@ def add_layer_rows(
         Operand(network.weights, w, stride, ONE),
         Operand(network.products, target, stride, ONE),
         Extent(block.rows, count, block.begin, block.end, network.lane),
-        fresh,
+        overwrite,
         Prefetch(count * stride if far else ZERO, strip),
     )
 
@@ -205,7 +205,7 @@ def scratch_size(dtype: Any) -> int:
 
 
 def new_workspace(layout: Layout, team: int) -> Workspace:
-    """Return a fresh workspace for a network of this layout and a team of this size."""
+    """Return a new workspace for a network of this layout and a team of this size."""
     edge, dtype = layout.q_padded * layout.widest, layout.dtype
     C, D = aligned_zeros(edge, dtype), aligned_zeros(edge, dtype)
     return Workspace(C, D, aligned_zeros(team * scratch_size(dtype), dtype))
@@ -259,7 +259,7 @@ def costate_columns(
         _transpose(W, rows, layers[layer, VECTORS], transposed, lane)
         end = (rows + lane - 1) // lane
         extent = Extent(costates.rows, layers[layer, COLUMNS], ZERO, end, lane)
-        add_product(C, transposed, D, extent, FRESH, NO_PREFETCH)
+        add_product(C, transposed, D, extent, OVERWRITE, NO_PREFETCH)
     else:
         ahead = Prefetch(rows * stride, ZERO)
         dot_blocks(C, W, D, costates.rows, rows, layers[layer, VECTORS], ahead)
@@ -316,18 +316,18 @@ def update_rows(
     W = Operand(network.weights, layers[layer, OFFSET] + row * stride, stride, ONE)
     if decay != 1:
         scale_columns(W, ONE, ZERO, rows * stride, decay)
-    add_gradient(network, Operand(C, c0, stride, ONE), W, layer, row, rows, MORE)
+    add_gradient(network, Operand(C, c0, stride, ONE), W, layer, row, rows, ACCUMULATE)
 
 
 @part
 def add_gradient(
-    network: Network, C: Operand, out: Operand, layer: int, row: int, rows: int, fresh: bool
+    network: Network, C: Operand, out: Operand, layer: int, row: int, rows: int, overwrite: bool
 ) -> None:
-    """Add (or write, where `fresh`) ``Bᵀ C`` of `rows` rows of a layer from `row` on to `out`."""
+    """Add ``Bᵀ C`` of `rows` rows of a layer from `row` on to `out`, or `overwrite` it."""
     layers = network.layers
     B = Operand(network.products, layers[layer + 1, PRODUCT] + row, ONE, layers[layer + 1, STRIDE])
     extent = Extent(rows, network.q_padded, ZERO, layers[layer, VECTORS], network.lane)
-    add_product(B, C, out, extent, fresh, NO_PREFETCH)
+    add_product(B, C, out, extent, overwrite, NO_PREFETCH)
 
 
 @part

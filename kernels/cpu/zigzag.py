@@ -16,11 +16,11 @@ Down passes partition a layer's columns, up passes its rows: the same bits for a
 import numpy as np
 
 from fastdln.kernels.cpu.gemm import (
+    ACCUMULATE,
     FAR,
-    FRESH,
-    MORE,
     NO_PREFETCH,
     ONE,
+    OVERWRITE,
     TWO,
     ZERO,
     add_product,
@@ -83,7 +83,7 @@ def _costate(
         Operand(workspace.prefixes, a, stride, ONE),
         out,
         Extent(rows, d, block.begin, block.end, lane),
-        FRESH,
+        OVERWRITE,
         NO_PREFETCH,
     )
     if step_sizes[layer] != step_sizes[0]:
@@ -182,7 +182,7 @@ def _apply_update_to_product(
         scale_columns(out, q_padded, block.begin * lane, block.end * lane, decay)
     C = Operand(workspace.costates, target, stride, ONE)
     extent = Extent(q_padded, network.q, block.begin, block.end, lane)
-    add_product(gram, C, out, extent, MORE, NO_PREFETCH)
+    add_product(gram, C, out, extent, ACCUMULATE, NO_PREFETCH)
 
 
 @kernel

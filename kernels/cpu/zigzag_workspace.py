@@ -51,7 +51,7 @@ def zigzag_size(layout: Layout) -> int:
 
 
 def zigzag_workspace(layout: Layout, team: int) -> ZigzagWorkspace:
-    """Return a fresh workspace for a network of this layout and a team of this size."""
+    """Return a new workspace for a network of this layout and a team of this size."""
     C, D, scratch = new_workspace(layout, team)
     # A Gram matrix takes rows of B by fours, up to three rows past the last product.
     before = aligned_zeros(layout.product_size + 4 * layout.widest, layout.dtype)

@@ -17,24 +17,24 @@ def lanewise(matrices, dtype):
     return stored
 
 
-@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize(
     ("rows", "columns", "count"),
     [(1, 1, 1), (3, 2, 1), (5, 4, 7), (10, 26, 26), (7, 13, 5), (20, 3, 17), (11, 9, 2)],
 )
-def test_multiply(rows, columns, count, fresh, dtype, rng):
+def test_multiply(rows, columns, count, overwrite, dtype, rng):
     n = lanes(dtype)
     X, Y, start = (
         rng.standard_normal((n, *shape)).astype(dtype)
         for shape in ((rows, count), (count, columns), (rows, columns))
     )
-    expected = X.astype(np.float64) @ Y.astype(np.float64) + (0 if fresh else start)
+    expected = X.astype(np.float64) @ Y.astype(np.float64) + (0 if overwrite else start)
     atol = 4 * (count + 1) * np.finfo(dtype).eps
     for transposed in (False, True):
         # Co-states read layers transposed: the columns of Y are rows in memory.
         stored = lanewise(Y.transpose(0, 2, 1) if transposed else Y, dtype)
         y_k, y_c = (1, count) if transposed else (columns, 1)
-        out = lanewise(np.full_like(start, np.nan) if fresh else start, dtype)
+        out = lanewise(np.full_like(start, np.nan) if overwrite else start, dtype)
         batched.multiply(
             Operand(lanewise(X, dtype), 0, count, 1),
             Operand(stored, 0, y_k, y_c),
@@ -42,7 +42,7 @@ def test_multiply(rows, columns, count, fresh, dtype, rng):
             rows,
             columns,
             count,
-            fresh,
+            overwrite,
         )
         got = np.moveaxis(out.reshape(rows, columns, n), -1, 0)
         np.testing.assert_allclose(got, expected, rtol=0, atol=atol)

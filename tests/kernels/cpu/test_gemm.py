@@ -15,20 +15,20 @@ def operand(matrix):
     return Operand(memory.reshape(-1), gemm.ZERO, rows, columns)
 
 
-@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("vectors", range(1, WIDE + 3))
 @pytest.mark.parametrize("rows", [1, 4, 9, 13])
-def test_products_of_any_size(rows, vectors, order, fresh, dtype, rng):
+def test_products_of_any_size(rows, vectors, order, overwrite, dtype, rng):
     n, terms = vectors * lanes(dtype), 7
     X = np.asarray(rng.standard_normal((rows, terms)), dtype, order=order)
     Y, out = (rng.standard_normal((k, n)).astype(dtype) for k in (terms, rows))
-    expected = X @ Y + (0 if fresh else out)
-    if fresh:
+    expected = X @ Y + (0 if overwrite else out)
+    if overwrite:
         out[:] = np.nan
     extent = Extent(*map(np.intp, (rows, terms, 0, vectors, lanes(dtype))))
     gemm.add_product(
-        operand(X), operand(Y), operand(out), extent, np.bool_(fresh), gemm.NO_PREFETCH
+        operand(X), operand(Y), operand(out), extent, np.bool_(overwrite), gemm.NO_PREFETCH
     )
     np.testing.assert_allclose(out, expected, rtol=0, atol=RTOL[dtype])
 

@@ -14,11 +14,11 @@ FAR_AWAY = 10**6
 
 
 @numba.njit
-def product(rows, X, Y, out, terms, fresh):
+def product(rows, X, Y, out, terms, overwrite):
     if rows == 5:
-        tiles.product_tile(5, 2, X, Y, out, terms, fresh, FAR_AWAY)
+        tiles.product_tile(5, 2, X, Y, out, terms, overwrite, FAR_AWAY)
     else:
-        tiles.product_tile(1, 1, X, Y, out, terms, fresh, FAR_AWAY)
+        tiles.product_tile(1, 1, X, Y, out, terms, overwrite, FAR_AWAY)
 
 
 @numba.njit
@@ -38,19 +38,19 @@ def operand(matrix):
     return Operand(memory.reshape(-1), 0, rows, columns)
 
 
-@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 7])
-def test_product_tile_adds_or_writes_a_product(count, transposed, fresh, dtype, rng):
+def test_product_tile_adds_or_writes_a_product(count, transposed, overwrite, dtype, rng):
     wide = 2 * tiles.lanes(dtype)
     X = rng.standard_normal((5, count)).astype(dtype)
     Y = rng.standard_normal((count, wide)).astype(dtype)
     out = rng.standard_normal((5, wide)).astype(dtype)
-    expected = X @ Y + (0 if fresh else out)
-    if fresh:
+    expected = X @ Y + (0 if overwrite else out)
+    if overwrite:
         out[:] = np.nan
     x = operand(np.asfortranarray(X) if transposed else X)
-    product(5, x, operand(Y), operand(out), count, fresh)
+    product(5, x, operand(Y), operand(out), count, overwrite)
     np.testing.assert_allclose(out, expected, atol=20 * np.finfo(dtype).eps, rtol=0)
 
 
