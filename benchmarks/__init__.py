@@ -1,1 +1,1 @@
-"""Benchmarks for asv: one file per capability, peers beside us in the same process."""
+"""Benchmarks for asv: one file per capability, with peers timed in the same process."""

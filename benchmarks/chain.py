@@ -1,7 +1,7 @@
-"""Chain kernels: seconds a step, against peers, the roofline, depth and width; many networks.
+"""Time the CPU chain kernels against peers, the roofline, depth and width, and in batches.
 
-``python -m benchmarks.chain`` prints the table of RESULTS.md, ``python -m benchmarks.chain
-calibrate`` the constants of `fastdln.backends.cpu.cost_model`.
+``python -m benchmarks.chain`` prints the table of RESULTS.md, and ``python -m benchmarks.chain
+calibrate`` prints the constants of `fastdln.backends.cpu.cost_model`.
 """
 
 import json
@@ -22,7 +22,7 @@ CASES = ["100x4", "26x700", "100x200", "300x30", "1000x50"]
 
 
 class Step:
-    """Ten steps by every kernel, in one call."""
+    """Seconds of ten steps in one call, by every kernel."""
 
     params = (CASES, DTYPES, ["two-pass", "zigzag"])
     param_names = ("width x depth", "dtype", "kernel")
@@ -37,7 +37,7 @@ class Step:
 
 
 class Peers:
-    """Our time over a peer's for the same step."""
+    """Ratio of fastdln's time to a peer's for the same step."""
 
     params = (CASES, DTYPES)
     param_names = ("width x depth", "dtype")
@@ -66,7 +66,7 @@ class Peers:
 
 
 class Growth:
-    """Cost against depth and width."""
+    """Seconds per layer against depth."""
 
     params = ([100, 1000, 10_000, 100_000],)
     param_names = ("depth",)
@@ -94,7 +94,7 @@ class Width:
 
 
 class Many:
-    """Small networks trained together: seconds of each, and over one after the other."""
+    """Small networks in a batch: seconds per network, and the ratio to successive training."""
 
     params = (["10x4", "26x4", "100x4"], DTYPES, [4, 64])
     param_names = ("width x depth", "dtype", "seeds")
@@ -113,7 +113,7 @@ class Many:
 def many_seconds(
     case: str, dtype: str, seeds: int, steps: int, repeats: int = 3
 ) -> dict[str, float]:
-    """Return the seconds of training networks together, and one after the other."""
+    """Return the seconds of training networks in a batch, and one after the other."""
     width, depth = common.shape_of(case)
     problem = fastdln.paper_regression(seed=0)
     options: dict[str, Any] = {
@@ -165,13 +165,13 @@ print(json.dumps(found))
 
 
 def in_fresh_process(width: int = 0, depth: int = 0, cache: str | None = None) -> dict[str, float]:
-    """Return the measurements of a new process: first call, second call, growth of memory."""
+    """Return a new process's measurements: seconds of the first two calls, growth of memory."""
     found: dict[str, float] = json.loads(common.in_new_process(PROGRAM, width, depth, cache=cache))
     return found
 
 
 class FreshProcess:
-    """The first call with nothing compiled, and with everything."""
+    """Seconds of a process's first call, without and with compiled kernels in the cache."""
 
     timeout = 300
 
@@ -184,7 +184,7 @@ class FreshProcess:
 
 
 class Memory:
-    """Peak memory of one large network over the bytes of its weights."""
+    """Ratio of the peak memory of one large network to the bytes of its weights."""
 
     params = ["1024x64", "3072x12"]
     param_names = ("width x depth",)
@@ -194,7 +194,7 @@ class Memory:
         if not sys.platform.startswith("linux"):
             raise NotImplementedError("peak memory is read from /proc")
         width, depth = common.shape_of(case)
-        # The first layer is kept as drawn: the problem has 1024 inputs.
+        # The first layer is kept at its full width of 1024 inputs.
         nbytes = 4 * width * ((depth - 2) * width + 1024 + chain_peers.Q)
         return in_fresh_process(width, depth)["grown"] / nbytes
 
@@ -202,8 +202,8 @@ class Memory:
 def table(dtypes: list[str], cases: list[str], rounds: int = 5) -> None:
     """Print seconds and ratios of every case as Markdown: medians over rounds of all cases.
 
-    Several rounds: a shared machine changes within a minute, for example whether its two
-    processors share a cache.
+    Several rounds are needed because a shared machine changes within a minute, for example whether
+    its two processors share a cache.
     """
     names = chain_peers.available()
     rows = [(case, dtype) for dtype in dtypes for case in cases]
@@ -236,7 +236,7 @@ def table(dtypes: list[str], cases: list[str], rounds: int = 5) -> None:
 
 
 def chosen(choice: Choice) -> str:
-    """Return kernel, threads and their partition, for a table."""
+    """Return the text of a choice for the table: kernel, threads and their partition."""
     shared = f" by {choice.sharing}" if choice.team > 1 else ""
     return f"{choice.kernel}, {choice.team}{shared}"
 

@@ -1,4 +1,4 @@
-"""One step of gradient descent on a deep linear network, as users of other libraries write it."""
+"""One step of gradient descent on a deep linear network, as written in other libraries."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from . import common
 
-# Inputs and outputs of the paper's problem, reduced.
+# Inputs and outputs of the paper's problem after its reduction.
 D, Q = 16, 10
 RATE = 1e-6
 PEERS = ["numpy", "torch", "autograd", "jax"]
@@ -26,7 +26,7 @@ def problem(case: str, dtype: str) -> tuple[list[np.ndarray], np.ndarray, np.nda
 
 
 def activations(layers: list[Any], S: Any) -> list[Any]:
-    """Return the inputs of every layer and M."""
+    """Return the inputs of every layer, and M S."""
     hidden = [S]
     for w in layers:
         hidden.append(w @ hidden[-1])
@@ -34,7 +34,7 @@ def activations(layers: list[Any], S: Any) -> list[Any]:
 
 
 def numpy_steps(case: str, dtype: str) -> Callable[[int], None]:
-    """Backpropagation as one writes it by hand in NumPy, in-place updates."""
+    """Return hand-written backpropagation in NumPy with in-place updates."""
     layers, S, T = problem(case, dtype)
     rate = layers[0].dtype.type(RATE)
 
@@ -51,7 +51,7 @@ def numpy_steps(case: str, dtype: str) -> Callable[[int], None]:
 
 
 def torch_steps(case: str, dtype: str) -> Callable[[int], None]:
-    """Do the same in torch, the update fused into the product by ``addmm_``."""
+    """Return hand-written backpropagation in PyTorch, updates fused into products by ``addmm_``."""
     torch = common.peer("torch")
     arrays, S, T = problem(case, dtype)
     layers, S, T = [torch.from_numpy(w) for w in arrays], torch.from_numpy(S), torch.from_numpy(T)
@@ -70,7 +70,7 @@ def torch_steps(case: str, dtype: str) -> Callable[[int], None]:
 
 
 def autograd_steps(case: str, dtype: str) -> Callable[[int], None]:
-    """Do as a torch user does: autograd and ``torch.optim.SGD``."""
+    """Return steps by PyTorch's autograd and ``torch.optim.SGD``."""
     torch = common.peer("torch")
     arrays, S, T = problem(case, dtype)
     layers = [torch.nn.Parameter(torch.from_numpy(w)) for w in arrays]
@@ -90,7 +90,7 @@ def autograd_steps(case: str, dtype: str) -> Callable[[int], None]:
 
 
 def jax_steps(case: str, dtype: str) -> Callable[[int], None]:
-    """``jax.jit`` over a scan of the hidden layers; the weights are donated."""
+    """Return steps by ``jax.jit`` over a scan of the hidden layers, with donated weights."""
     jax = common.peer("jax")
     jnp = jax.numpy
     arrays, S, T = problem(case, dtype)

@@ -1,4 +1,4 @@
-"""Steps of one network by the CPU trainer, their times, and the limits of the machine."""
+"""Time steps of one network by the CPU trainer, and compute the machine's limits."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ DTYPES = ["float32", "float64"]
 
 
 class Steps:
-    """One network as the CPU trainer trains it, by a fixed team: the one chosen, or a given one.
+    """One network in the CPU trainer with a fixed team, chosen by the cost model or given.
 
     Parameters
     ----------
@@ -31,11 +31,11 @@ class Steps:
     dtype : str
     kernel : {"auto", "two-pass", "zigzag"}
     team : int, optional
-        Threads that share the network; those of the cost model's choice by default.
+        Threads that share the network; by default the cost model's choice.
     sharing : {"layers", "rows"}
-        What a given team partitions.
+        The axis that a given team partitions.
     most : int
-        Most steps that may be taken.
+        Maximum number of steps.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Steps:
         if team is not None:
             choice = choice._replace(team=team, sharing=sharing)
         self.choice, self.layout = choice, chain.layout
-        # The step size of every layer is that of a layer of one row.
+        # With one row per layer, every layer's step size is RATE.
         rates = LayerRates.of(optimizer, RATE, np.ones(len(layers)))
         state = OptimizerState(optimizer, rates, chain, choice.team)
         self._record = LossRecord(objective, most, tolerance=0.0)
@@ -69,11 +69,11 @@ class Steps:
 
 
 def _count(run: Callable[[int], None], seconds: float) -> int:
-    """Return how many steps take about this long.
+    """Return the number of steps, even and at least four, that take about `seconds`.
 
-    Several calls of growing length: the first one compiles, and starting a team takes as long as
-    ten steps of a small network. Always an even number, of at least four: zigzag alternates passes
-    down and up.
+    Time several calls of growing length: the first call compiles, and starting a team takes as long
+    as ten steps of a small network. The number is even because zigzag alternates down and up
+    passes.
     """
     run(1)
     count, taken = 1, 0.0
@@ -86,7 +86,7 @@ def _count(run: Callable[[int], None], seconds: float) -> int:
 
 
 def step_times(runs: dict[str, Callable[[int], None]], seconds: float) -> dict[str, float]:
-    """Return the median seconds of one step of each, taken in turns."""
+    """Return the median seconds of one step of each run, from interleaved timings."""
     counts = {name: _count(run, seconds) for name, run in runs.items()}
     taken = common.medians(
         {name: (lambda run=run, n=counts[name]: run(n)) for name, run in runs.items()}
@@ -95,10 +95,10 @@ def step_times(runs: dict[str, Callable[[int], None]], seconds: float) -> dict[s
 
 
 def roofline(case: str, dtype: str, matmul: float, copy: float) -> float:
-    """Return the seconds below which no step of three products and 1½ passes can fall."""
+    """Return a lower bound on the seconds of a step: three products, 1½ transfers of weights."""
     width, depth = common.shape_of(case)
     elements = width * (D + Q + width * (depth - 2))
     nbytes = elements * np.dtype(dtype).itemsize
-    # Weights in cache do not cross memory.
+    # Weights that fit in cache are not transferred from memory.
     traffic = 1.5 * nbytes / copy if nbytes > 24 * 2**20 else 0.0
     return max(6.0 * Q * elements / matmul, traffic)

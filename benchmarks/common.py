@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: interleaved timing, new processes, the machine's limits, the peers."""
+"""Shared helpers of the benchmarks: interleaved timing, new processes, machine limits, peers."""
 
 import contextlib
 import importlib
@@ -17,13 +17,13 @@ import fastdln
 from fastdln import rng as random
 from fastdln.utils import threads
 
-# Seconds before each timing: worker threads of OpenMP and OpenBLAS spin for a while after their
-# own call and would take a core from the next call.
+# Seconds of sleep before each timing: worker threads of OpenMP and OpenBLAS spin for a while after
+# their own call and would occupy a core during the next call.
 REST = 0.15
 
 
 def peer(name: str) -> ModuleType:
-    """Import a peer, with as many threads as fastdln has; skip the benchmark without it."""
+    """Import a peer and give it as many threads as fastdln; skip the benchmark if not installed."""
     try:
         module = importlib.import_module(name)
     except ImportError as error:
@@ -36,13 +36,13 @@ def peer(name: str) -> ModuleType:
 
 
 def shape_of(case: str) -> tuple[int, int]:
-    """Return the width and the depth that a case such as ``"26x700"`` names."""
+    """Return the width and the depth of a case such as ``"26x700"``."""
     width, depth = map(int, case.split("x"))
     return width, depth
 
 
 def medians(callables: dict[str, Callable[[], Any]], repeats: int = 5) -> dict[str, float]:
-    """Return the median seconds of each, taken in turns so that all meet the machine's changes."""
+    """Return the median seconds of each callable, from timings interleaved against drift."""
     times: dict[str, list[float]] = {name: [] for name in callables}
     for function in callables.values():
         function()
@@ -56,14 +56,14 @@ def medians(callables: dict[str, Callable[[], Any]], repeats: int = 5) -> dict[s
 
 
 def ours_over_fastest(ours: str, seconds: dict[str, float]) -> float:
-    """Return our time over that of the fastest of the others: less is better, as asv takes it."""
+    """Return the ratio of fastdln's time to the fastest peer's; less is better, as asv assumes."""
     return seconds[ours] / min(s for name, s in seconds.items() if name != ours)
 
 
 def seconds_per_step(**arguments: Any) -> float:
-    """Return the seconds a step of `fastdln.train` takes, without drawing the network.
+    """Return the seconds per step of `fastdln.train`, without drawing the network.
 
-    The difference between two callbacks of one run, which is stopped after about a second.
+    Time the interval between two callbacks of one run, which is stopped after about a second.
     """
     marks: list[tuple[float, int]] = []
 
@@ -81,9 +81,9 @@ def seconds_per_step(**arguments: Any) -> float:
 
 
 def in_new_process(program: str, *arguments: object, cache: str | None = None) -> str:
-    """Run a Python program in a process of its own, with an own cache of kernels if one is named.
+    """Run a Python program in a new process; return its standard output.
 
-    Returns its standard output.
+    `cache` names the process's cache folder of kernels.
     """
     environment = os.environ if cache is None else os.environ | {"NUMBA_CACHE_DIR": cache}
     command = [sys.executable, "-c", program, *map(str, arguments)]
@@ -92,19 +92,19 @@ def in_new_process(program: str, *arguments: object, cache: str | None = None) -
 
 
 def matmul_flops(dtype: str, n: int = 2048) -> float:
-    """Return NumPy's matrix-multiply rate, flops per second."""
+    """Return the rate of NumPy's matrix product in flops per second."""
     a = np.ones((n, n), dtype)
     return 2 * n**3 / medians({"matmul": lambda: a @ a})["matmul"]
 
 
 def normals_per_second(count: int = 1 << 22) -> float:
-    """Return the rate of fastdln's generator, all threads."""
+    """Return the rate of fastdln's generator on all threads, in normals per second."""
     out = np.empty(count)
     seconds = medians({"fill": lambda: random.standard_normal(1, 2, count, out=out)})
     return count / seconds["fill"]
 
 
 def copied_bytes_per_second(size: int = 1 << 28) -> float:
-    """Return the rate of one large copy, bytes read plus bytes written per second."""
+    """Return the rate of one large copy, in bytes read plus bytes written per second."""
     a, b = np.ones(size, np.uint8), np.empty(size, np.uint8)
     return 2 * size / medians({"copy": lambda: np.copyto(b, a)})["copy"]

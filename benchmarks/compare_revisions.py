@@ -2,8 +2,8 @@
 
 ``python benchmarks/compare_revisions.py run OUT.json`` trains the configurations below with the
 fastdln of the current environment and writes a digest of every result; ``… compare A.json B.json``
-lists what differs and exits with 1 if anything does. Run it once in a checkout of each revision,
-with the same versions of NumPy and Numba on the same machine:
+lists the differing configurations and exits with 1 if there are any. Run it once in a checkout of
+each revision, with the same versions of NumPy and Numba on the same machine:
 
     git worktree add ../before REVISION && (cd ../before && python3 -m venv .venv \
         && .venv/bin/python -m pip install -e '.[all]')
@@ -35,7 +35,7 @@ GAUSSIAN: dict[str, Any] = SMALL | {"init": "gaussian", "learning_rate": 2e-5}
 
 
 def digest(*arrays: Any) -> str:
-    """Return a digest of the bits, shapes and dtypes of some arrays."""
+    """Return a digest of the bits, shapes and dtypes of arrays."""
     found = hashlib.sha256()
     for array in map(np.asarray, arrays):
         found.update(f"{array.dtype} {array.shape}".encode())
@@ -44,7 +44,7 @@ def digest(*arrays: Any) -> str:
 
 
 def of_run(run: fastdln.TrainResult) -> str:
-    """Return a digest of all that a run decides: losses, status and trained weights."""
+    """Return a digest of a run's results: losses, status and trained weights."""
     return f"{run.status} {run.steps_taken} {digest(run.loss, *run.network.weights)}"
 
 
@@ -64,7 +64,7 @@ def problems() -> dict[str, Any]:
 
 
 def training() -> Iterator[tuple[str, Callable[[], str]]]:
-    """Yield the configurations of single runs on the CPU, by name."""
+    """Yield the configurations of single runs on the CPU with their names."""
     paper, others = fastdln.paper_regression(), problems()
     options: dict[str, dict[str, Any]] = {
         "gaussian": GAUSSIAN,
@@ -113,7 +113,7 @@ def training() -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def together() -> Iterator[tuple[str, Callable[[], str]]]:
-    """Yield the configurations of many runs at once, sweeps, resumed runs and given networks."""
+    """Yield the configurations of `train_many`, sweeps, resumed runs and given networks."""
     paper = fastdln.paper_regression()
     network = fastdln.initialize(1024, 10, width=18, depth=4, init="identity", seed=5)
     for dtype in ("float32", "float64"):
@@ -165,7 +165,7 @@ def together() -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _stored() -> str:
-    """Return a digest of a store's files, but for the times in it."""
+    """Return a digest of a store's files without its times."""
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder, "run.zarr")
         fastdln.sweep(
@@ -194,7 +194,7 @@ def _content(path: Path) -> str:
 
 
 def building_blocks() -> Iterator[tuple[str, Callable[[], str]]]:
-    """Yield sampling and the chain functions."""
+    """Yield the configurations of sampling and of the chain functions."""
     rng = np.random.default_rng(8)
     for dtype in ("float32", "float64"):
         layers = [
@@ -220,7 +220,7 @@ def building_blocks() -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def on_shim() -> Iterator[tuple[str, Callable[[], str]]]:
-    """Yield runs with ``device="gpu"``, whose kernels run on the CPU through the tests' shim."""
+    """Yield configurations with ``device="gpu"``, run on the CPU through the tests' thread shim."""
     small = fastdln.Regression(*(np.random.default_rng(2).standard_normal((n, 12)) for n in (4, 3)))
     options: dict[str, dict[str, Any]] = {
         "gpu": {},
@@ -265,12 +265,12 @@ def on_shim() -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def install_shim(tests: Path) -> None:
-    """Let ``device="gpu"`` run on the thread shim in this checkout's `tests`."""
+    """Make ``device="gpu"`` run on the thread shim in this checkout's `tests`."""
     sys.path[:0] = [str(tests), str(tests / "kernels" / "cuda_shim")]
     sys.path[:0] = [str(tests / "kernels" / "cuda" / "shim")]
     try:
         shim = importlib.import_module("shim_device")
-    except ModuleNotFoundError:  # before the tests had it in a module of its own
+    except ModuleNotFoundError:  # older revisions have no separate module for the shim
         _install_first_shim()
     else:
         shim.install()
@@ -307,7 +307,7 @@ def run(out: Path) -> None:
 
 
 def compare(first: Path, second: Path) -> int:
-    """Print what differs; return 1 if anything does."""
+    """Print the configurations that differ; return 1 if there are any."""
     a, b = (json.loads(path.read_text()) for path in (first, second))
     different = [name for name in {**a, **b} if a.get(name) != b.get(name)]
     for name in different:

@@ -1,7 +1,8 @@
-"""Training and sampling on a GPU, beside PyTorch, JAX and CuPy taking the same step.
+"""Time training and sampling on a GPU against PyTorch, JAX and CuPy with the same step.
 
-``python -m benchmarks.gpu`` prints the table and writes JSON; it needs neither asv nor a network.
-``--teams`` times the likely teams of blocks and threads, for `fastdln.backends.gpu.cost_model`.
+``python -m benchmarks.gpu`` prints the table and writes JSON; it needs neither asv nor internet
+access. ``--teams`` times the likely teams of blocks and threads, to check
+`fastdln.backends.gpu.cost_model`.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from fastdln.optim.optimizers import Optimizer
 from .gpu_peers import D, Q, cupy_steps, haar_peers, jax_steps, problem, torch_steps
 from .gpu_roofline import floor_milliseconds, milliseconds, roofline
 
-# name: (networks, width, depth, "what is counted", at most, stretch), times in milliseconds.
+# name: (networks, width, depth, unit of work, required time, stretch goal), times in milliseconds.
 TRAINING = {
     "one m=1000 L=700": (1, 1000, 700, "step", 2.2, 1.5),
     "four m=1000 L=700": (4, 1000, 700, "network-step", 1.8, 1.35),
@@ -29,12 +30,13 @@ TRAINING = {
     "400 of k=26 L=700": (400, 26, 700, "step of all", 2.0, 0.8),
 }
 SAMPLING = {"700 Haar 1000×1000": (700, 1000, 150.0, 50.0)}
-# name: (preset, few steps, more steps, at most, stretch); all steps follow from the difference.
+# name: (preset, few steps, more steps, required time, stretch goal), times in milliseconds; the
+# time of all steps is extrapolated from the difference.
 FIGURES = {"figure1 paper": ("paper", 50, 550, 30 * 60e3, 8 * 60e3)}
 
 
 def setup_gpu():
-    """Return a launcher; without a GPU the benchmark is left out."""
+    """Return a launcher; skip the benchmark if there is no GPU."""
     from fastdln.backends.gpu.launcher import launcher_on
 
     try:
@@ -44,7 +46,7 @@ def setup_gpu():
 
 
 class Ours:
-    """Networks in training by the zigzag kernel; `step(n)` takes n steps of all of them."""
+    """Networks in training by the zigzag kernel; `step(n)` takes n steps of every network."""
 
     def __init__(self, launcher, networks, width, depth, team=None, ends=(D, Q)):
         from fastdln.backends.gpu.cost_model import choose_team
@@ -56,7 +58,7 @@ class Ours:
         widths = (ends[0], *[width] * (depth - 1), ends[1])
         packing = Packing([widths] * networks, "float32")
         self.team = team or choose_team(packing, False, launcher.device)
-        # So small a rate that no network converges or diverges while it is timed.
+        # The learning rate is small enough that no network converges or diverges while timed.
         workload = Workload(
             widths,
             np.array(widths[1:], float),
@@ -82,7 +84,7 @@ class Ours:
             layer = self.batch.layer(0, j)
             scale = layer.shape[0] ** -0.5
             fill_normals(launcher, 0, j, layer, stream_step=0, step=layer.shape[1], scale=scale)
-        # All are copies of the first: drawing every network would take longer than timing them.
+        # Copy the first network to all others: drawing each would take longer than the timing.
         each = self.batch.weights.reshape(networks, -1)
         each[1:] = each[0]
         self.step(0)
@@ -94,7 +96,7 @@ class Ours:
 
 
 def ours_haar(device, count, n):
-    """Return fastdln's sampling of a batch."""
+    """Return a function that samples a batch of Haar matrices by fastdln."""
     from fastdln.backends.gpu.haar import haar_batch
     from fastdln.rng import Stream
 
@@ -107,13 +109,13 @@ def ours_haar(device, count, n):
 
 
 def our_step(launcher, networks, width, depth, steps=20, team=None, ends=(D, Q)):
-    """Return the team, and the milliseconds of one step of all networks."""
+    """Return the team, and the milliseconds in which every network takes one step."""
     ours = Ours(launcher, networks, width, depth, team, ends)
     return ours.team, milliseconds(lambda: ours.step(steps)) / steps
 
 
 def likely_teams(launcher, networks, width, depth, ends=(D, Q), most=8):
-    """Return the teams that should be fastest, and the cycles expected of a layer's update."""
+    """Return the teams expected to be fastest, with the expected cycles of a layer update."""
     from fastdln.backends.gpu.cost_model import networks_at_once, step_cycles, teams
     from fastdln.kernels.cuda.packing import Packing
 
@@ -128,7 +130,7 @@ def likely_teams(launcher, networks, width, depth, ends=(D, Q), most=8):
 
 
 def compare_teams(launcher, name, ends=(D, Q)):
-    """Time the likely teams of one kind of training; print and return a row for each."""
+    """Time the likely teams of one training case; print and return a row per team."""
     networks, width, depth = TRAINING[name][:3]
     compared = []
     for team, cycles in likely_teams(launcher, networks, width, depth, ends):
@@ -147,7 +149,7 @@ def compare_teams(launcher, name, ends=(D, Q)):
 
 
 def release(launcher):
-    """Free the GPU memory that libraries keep in pools."""
+    """Free the GPU memory in the libraries' memory pools."""
     gc.collect()
     launcher.xp.get_default_memory_pool().free_all_blocks()
     if "torch" in sys.modules:
@@ -155,7 +157,7 @@ def release(launcher):
 
 
 def training_row(launcher, rates, name, peers=True):
-    """Return the times of one kind of training, ours and the peers', in milliseconds."""
+    """Return the times of one training case, fastdln's and the peers', in milliseconds."""
     networks, width, depth, counted, at_most, stretch = TRAINING[name]
     share = networks if counted == "network-step" else 1
     team, ours = our_step(launcher, networks, width, depth)
@@ -183,7 +185,7 @@ def training_row(launcher, rates, name, peers=True):
 
 
 def sampling_row(launcher, rates, name, peers=True):
-    """Return the times of sampling; peers draw a few matrices and are scaled up."""
+    """Return the times of sampling; peers' times are extrapolated from a few matrices."""
     count, n, at_most, stretch = SAMPLING[name]
     times = {k: milliseconds(f, 5) for k, f in ours_haar(launcher.device, count, n).items()}
     row = {
@@ -192,7 +194,7 @@ def sampling_row(launcher, rates, name, peers=True):
         "at most": at_most,
         "stretch": stretch,
         "unit": "ms",
-        # Reflectors multiplied out: 4/3 n³ flops a matrix.
+        # Applying the reflectors takes 4/3 n³ flops per matrix.
         "floor": 1e3 * count * 4 / 3 * n**3 / rates["float32 flop/s"],
         "times": times,
         "errors": {},
@@ -208,7 +210,7 @@ def sampling_row(launcher, rates, name, peers=True):
 
 
 def swept_milliseconds(preset, steps):
-    """Return the time of `steps` steps of the preset's networks, drawing them included."""
+    """Return the milliseconds to draw a preset's networks and take `steps` steps of each."""
     import fastdln
     from fastdln import figures
 
@@ -228,7 +230,7 @@ def swept_milliseconds(preset, steps):
 
 
 def figure_row(name):
-    """Return the time of all networks of a figure, from a few of their steps."""
+    """Return the time of all networks of a figure, extrapolated from a few steps."""
     from fastdln import figures
 
     preset_name, few, more, at_most, stretch = FIGURES[name]
@@ -265,7 +267,7 @@ def show(row):
 
 
 def rows(launcher, rates, name, chosen):
-    """Print and return the rows of one kind of work that the command asks for."""
+    """Print and return the rows of one case, as selected on the command line."""
     if chosen.teams:
         return compare_teams(launcher, name) if name in TRAINING else []
     if name in TRAINING:
@@ -279,7 +281,7 @@ def rows(launcher, rates, name, chosen):
 
 
 def driver():
-    """Return the driver's version as nvidia-smi names it."""
+    """Return the driver's version as reported by nvidia-smi."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -324,7 +326,7 @@ def main(arguments=None):
 
 
 class Training:
-    """A step on the GPU, in milliseconds."""
+    """Milliseconds of a training step on the GPU."""
 
     params = [list(TRAINING)[::-1]]
     param_names = ["networks"]
@@ -340,7 +342,7 @@ class Training:
 
 
 class Sampling:
-    """A batch of Haar matrices on the GPU, in milliseconds."""
+    """Milliseconds to sample a batch of Haar matrices on the GPU."""
 
     params = [list(SAMPLING)]
     param_names = ["matrices"]

@@ -1,4 +1,4 @@
-"""Steps and sampling by PyTorch, JAX and CuPy, which `benchmarks.gpu` times beside fastdln."""
+"""Training steps and sampling by PyTorch, JAX and CuPy, the peers of `benchmarks.gpu`."""
 
 import os
 
@@ -20,7 +20,7 @@ def problem(d=D, q=Q):
 
 
 def host_layers(networks, width, depth, d=D, q=Q):
-    """Return layers for the peers, shape (networks, rows, columns) each; hidden ones repeat."""
+    """Return the peers' layers, each of shape (networks, rows, columns); hidden layers repeat."""
     rng = np.random.default_rng(0)
     shapes = [(width, d), (width, width), (q, width)]
     first, hidden, last = (
@@ -31,7 +31,7 @@ def host_layers(networks, width, depth, d=D, q=Q):
 
 
 def two_pass(weights, matmul, transpose, subtract, s, target):
-    """Take the hand-written step that every peer takes, on stacks of networks."""
+    """Take one two-pass step on stacks of networks, by a peer's operations."""
     above, product = [], weights[-1]
     for w in weights[-2::-1]:
         above.append(product)
@@ -46,7 +46,7 @@ def two_pass(weights, matmul, transpose, subtract, s, target):
 
 
 def torch_steps(networks, width, depth):
-    """Return PyTorch's step, eager and captured in a CUDA graph."""
+    """Return PyTorch's steps, eager and captured in a CUDA graph."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -135,7 +135,7 @@ def jax_steps(networks, width, depth):
 
 
 def haar_peers(n, count):
-    """Return each peer's sampling of `count` matrices by QR, signs left out where it has none."""
+    """Return each peer's sampling of `count` matrices by QR; CuPy and PyTorch correct no signs."""
     found = {}
     try:
         import cupy

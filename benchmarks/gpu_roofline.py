@@ -1,4 +1,4 @@
-"""What the GPU's hardware allows: measured rates, and the least time of a step by them."""
+"""Measure the GPU's rates, and bound the time of a step from below by them."""
 
 import statistics
 import time
@@ -7,9 +7,9 @@ import numpy as np
 
 from .gpu_peers import D, Q
 
-# A call that takes longer than this is timed by few repeats.
+# Seconds of a call above which few repeats are timed.
 LIMIT_SECONDS = 4.0
-# Eight chains of multiply-adds a thread, as many as hide their latency.
+# Eight independent chains of multiply-adds per thread, enough to hide their latency.
 MULTIPLY_ADDS = """
 extern "C" __global__ void multiply_adds(float* out, float x) {
     float s[8];
@@ -25,7 +25,7 @@ extern "C" __global__ void multiply_adds(float* out, float x) {
 
 
 def milliseconds(function, repeats=7, limit=LIMIT_SECONDS):
-    """Return the median time of a call that waits for the GPU, the first one left out."""
+    """Return the median time of a call that waits for the GPU, excluding the first call."""
     function()
     times, begun = [], time.perf_counter()
     while len(times) < repeats and (len(times) < 1 or time.perf_counter() - begun < limit):
@@ -59,7 +59,7 @@ def roofline(launcher):
 
 
 def floor_milliseconds(rates, networks, width, depth):
-    """Return the least time of a step of all: one read and one write, or its flops."""
+    """Return the least milliseconds of a step of all networks: one read and one write, or flops."""
     elements = networks * (width * width * (depth - 2) + width * (D + Q))
     flops = 2 * 1.5 * (D + Q) * elements
     traffic = 8 * elements

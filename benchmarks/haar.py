@@ -1,4 +1,4 @@
-"""Haar sampling compared with scipy, torch and jax, and with the limits of the machine."""
+"""Time Haar sampling against SciPy, PyTorch and JAX, and against the machine's limits."""
 
 import numpy as np
 
@@ -49,7 +49,7 @@ PEERS = {
 
 
 def available_peers(n, count, dtype):
-    """Return the peers that are installed and sample in this dtype."""
+    """Return the installed peers that sample in this dtype."""
     found = {}
     for name, build in PEERS.items():
         try:
@@ -60,7 +60,7 @@ def available_peers(n, count, dtype):
 
 
 def limit(n, count, dtype):
-    """Return the seconds of the normals alone and of 4/3 n³ flops at matrix-multiply speed."""
+    """Return the seconds of the normals plus those of 4/3 n³ flops at the matrix-product rate."""
     each = n * (n + 1) / 2 / normals_per_second() + 4 / 3 * n**3 / matmul_flops(dtype)
     return count * each
 

@@ -1,4 +1,4 @@
-"""The gain of the exact reduction of the width: against dense peers, and against its own width."""
+"""Time the exact reduction of the width, against dense peers and against the reduced width."""
 
 import fastdln
 
@@ -8,7 +8,7 @@ K = 26  # d + d_y of the paper's data: the width at which every network is train
 
 
 def reduced_seconds(width, depth, dtype="float32"):
-    """Return the seconds of a reduced step of `fastdln.train`."""
+    """Return the seconds of one step of reduced training by `fastdln.train`."""
     return common.seconds_per_step(width=width, depth=depth, init="orthogonal", dtype=dtype)
 
 
@@ -20,7 +20,7 @@ def peer_seconds(peer, case, steps, repeats):
 
 
 class ReducedAgainstDense:
-    """A reduced step over a peer's step at full width."""
+    """Ratio of fastdln's reduced step to a peer's step at full width."""
 
     params = [["100x10", "1000x700"], chain_peers.PEERS]
     param_names = ["width × depth", "peer"]
@@ -33,7 +33,7 @@ class ReducedAgainstDense:
 
 
 class ReducedAgainstReduced:
-    """The same, the peer training the network of width 26: the kernels alone."""
+    """Ratio of fastdln's reduced step to a peer's step at width 26: the gain of the kernels."""
 
     params = [[10, 700], chain_peers.PEERS]
     param_names = ["depth", "peer"]
@@ -45,7 +45,7 @@ class ReducedAgainstReduced:
 
 
 class FlatInWidth:
-    """Seconds a step at widths 10² … 10⁶, over those at width 100."""
+    """Ratio of the slowest step to the fastest over widths 10² … 10⁶."""
 
     params = [[10, 700]]
     param_names = ["depth"]
@@ -58,7 +58,7 @@ class FlatInWidth:
 
 
 class Draw:
-    """Seconds from a seed to a reduced run of a very wide network, nothing trained."""
+    """Seconds to draw a very wide network for a reduced run, without training."""
 
     params = [[1000, 1_000_000]]
     param_names = ["width"]

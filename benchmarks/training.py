@@ -1,6 +1,7 @@
-"""Training and sampling as a user calls them: steps, networks drawn, the width that costs nothing.
+"""Time training and sampling through the public API: steps, initialisation, wide networks.
 
-Peers and kernels are compared in chain.py and haar.py; these follow the time of the whole path.
+`benchmarks.chain` and `benchmarks.haar` compare kernels and peers; these benchmarks time the whole
+path of a call.
 """
 
 import tempfile
@@ -12,7 +13,7 @@ from .common import in_new_process, seconds_per_step
 
 
 class TrainStep:
-    """A step of dense training: float32, the paper's data, Gaussian initialisation."""
+    """Seconds of a step of dense training: float32, the paper's data, Gaussian initialisation."""
 
     params = [[(100, 4), (26, 700), (100, 200), (300, 30), (1000, 50)]]
     param_names = ["width × depth"]
@@ -24,7 +25,7 @@ class TrainStep:
 
 
 class ReducedStep:
-    """A step of reduced training at depth 700: flat in the width."""
+    """Seconds of a step of reduced training at depth 700, which do not depend on the width."""
 
     params = [[100, 1000, 10_000, 100_000, 1_000_000]]
     param_names = ["width"]
@@ -36,7 +37,7 @@ class ReducedStep:
 
 
 class Initialize:
-    """Drawing whole networks, depth 20, float32."""
+    """Seconds to draw a network of depth 20 in float32."""
 
     params = [["gaussian", "orthogonal"], [64, 512]]
     param_names = ["init", "width"]
@@ -49,7 +50,7 @@ class Initialize:
 
 
 class Cold:
-    """The first call in a process of its own, in seconds."""
+    """Seconds of the first call in a new process."""
 
     params = [["import numba", "import fastdln", "train, warm cache", "train, empty cache"]]
     param_names = ["what"]

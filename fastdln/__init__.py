@@ -1,6 +1,7 @@
 """fastdln: fast training of deep linear networks.
 
-Public names are imported when they are first used, so that ``import fastdln`` stays light.
+Public names are imported on first use: ``import fastdln`` loads neither Numba nor SciPy, Zarr,
+xarray or Matplotlib.
 """
 
 from importlib import import_module
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-# Public name → the module it is defined in; the same again below, for type checkers.
+# Public name → module that defines it; repeated below for type checkers.
 _HOMES = {
     "Regression": "objectives.regression",
     "paper_regression": "objectives.regression",
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from fastdln.training.resume import resume as resume
     from fastdln.training.train import train as train
 else:
-    # Hidden from type checkers: with it, every misspelt name of the package would pass.
+    # Hidden from type checkers, which would otherwise accept every misspelt name of the package.
     def __getattr__(name: str) -> object:
         if name in _MODULES:
             return import_module(f"fastdln.{name}")

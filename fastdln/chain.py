@@ -1,8 +1,7 @@
-"""Products and gradients of a chain of layers, for other people's code: arrays in and out.
+"""Products and gradients of a chain of layers, as functions of arrays, for use in other code.
 
-Of NumPy arrays the weights are read where they lie, whatever their row lengths; nothing of their
-size is copied. Of weights on a GPU, as arrays of CuPy, PyTorch or JAX, the results are arrays of
-the same library.
+NumPy weights are read in place, whatever their row strides; nothing of their size is copied. For
+weights on a GPU (arrays of CuPy, PyTorch or JAX) the results are arrays of the same library.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ import numpy as np
 
 from fastdln.backends.cpu import chain as cpu
 from fastdln.backends.gpu import chain as gpu
-from fastdln.utils import validation
+from fastdln.utils import arrays, validation
 
 
 def end_to_end(weights: Sequence[np.ndarray], *, out: np.ndarray | None = None) -> np.ndarray:
@@ -25,7 +24,8 @@ def end_to_end(weights: Sequence[np.ndarray], *, out: np.ndarray | None = None) 
         copied. Fastest where every row is contiguous. Also arrays of CuPy, PyTorch or JAX on one
         GPU: C-contiguous, without `out`; M is then an array of their library.
     out : ndarray, optional
-        Where to write M: shape (d_y, d), the weights' dtype, C-contiguous, apart from the weights.
+        Array to write M to: shape (d_y, d), the weights' dtype, C-contiguous, not overlapping the
+        weights.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def forward(
     Raises
     ------
     TypeError, ValueError
-        As `end_to_end`, and where X does not fit the first layer.
+        As `end_to_end`, and if X does not fit the first layer.
     """
     weights = _listed(weights)
     if _any_on_gpu([*weights, X]):
@@ -87,7 +87,7 @@ def gradients(
 ) -> list[np.ndarray]:
     """Return the gradient of every layer from ``G = ∂ℓ/∂M``.
 
-    That of layer i is ``(W_L···W_{i+1})ᵀ G (W_{i-1}···W_1)ᵀ``.
+    The gradient of layer i is ``(W_L···W_{i+1})ᵀ G (W_{i-1}···W_1)ᵀ``.
 
     Parameters
     ----------
@@ -96,7 +96,8 @@ def gradients(
     G : ndarray, shape (d_y, d)
         Gradient of any loss with respect to the end-to-end matrix, of the weights' dtype.
     out : sequence of ndarray, optional
-        One C-contiguous array of each layer's shape, apart from the weights and each other.
+        One C-contiguous array of each layer's shape, overlapping neither the weights nor one
+        another.
 
     Returns
     -------
@@ -105,7 +106,7 @@ def gradients(
     Raises
     ------
     TypeError, ValueError
-        As `end_to_end`, and where G is not of shape (d_y, d).
+        As `end_to_end`, and if G is not of shape (d_y, d).
     """
     weights = _listed(weights)
     if _any_on_gpu([*weights, G]):
@@ -122,7 +123,7 @@ def gradients(
 
 
 def _listed(weights: Any) -> list[Any]:
-    """Return the layers; each is formed once, if an iterator forms them."""
+    """Return the layers as a list, so that an iterator that forms them forms each of them once."""
     if not isinstance(weights, Iterable):
         raise TypeError(
             f"weights must be a sequence of layers, not {type(weights).__name__} (of a Network:"
@@ -132,7 +133,7 @@ def _listed(weights: Any) -> list[Any]:
 
 
 def _any_on_gpu(arrays: Sequence[Any]) -> bool:
-    """Return whether any array is on a GPU; imports no other library to find out."""
+    """Return whether any array is on a GPU, without importing another array library."""
     return any(not isinstance(array, np.ndarray) and gpu.on_gpu(array) for array in arrays)
 
 
@@ -150,7 +151,7 @@ def _checked(weights: Sequence[np.ndarray]) -> list[np.ndarray]:
             raise TypeError(f"layer {i} must be a NumPy array, not {validation.kind(w)}")
         if w.ndim != 2 or w.size == 0:
             raise ValueError(f"layer {i} must be a non-empty matrix, not of shape {w.shape}")
-        validation.float_dtype(w.dtype)
+        arrays.float_dtype(w.dtype)
         if w.dtype != layers[0].dtype:
             raise TypeError(
                 f"weights must share one dtype, but layer {i} is {w.dtype} and layer 1 is"
@@ -166,7 +167,7 @@ def _checked(weights: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def _operand(name: str, value: np.ndarray, dtype: np.dtype, rows: int, of: str) -> np.ndarray:
     if not isinstance(value, np.ndarray) or value.dtype != dtype:
-        kind = validation.kind_or_dtype(value)
+        kind = arrays.kind_or_dtype(value)
         raise TypeError(f"{name} must be an array of the weights' dtype {dtype}, not {kind}")
     if value.ndim != 2 or value.size == 0 or value.shape[0] != rows:
         raise ValueError(
@@ -182,7 +183,7 @@ def _output(
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
-        kind = validation.kind_or_dtype(out)
+        kind = arrays.kind_or_dtype(out)
         raise TypeError(f"{name} must be an array of the weights' dtype {dtype}, not {kind}")
     flags = out.flags
     if out.shape != shape or not (flags.c_contiguous and flags.writeable and flags.aligned):
@@ -204,16 +205,16 @@ def _outputs(
     outs = list(out)
     if len(outs) != len(shapes):
         raise ValueError(f"out must hold {len(shapes)} arrays, one for each layer, not {len(outs)}")
-    # Checked against the inputs by their address ranges, in one sorted pass: depth may be 10⁵.
+    # Overlap is checked by address ranges, in one sorted pass: depth may be 10⁵.
     outs = [
         _output(f"out[{i}]", o, s, inputs[:1])
         for i, (o, s) in enumerate(zip(outs, shapes, strict=True))
     ]
-    _require_apart(outs, inputs)
+    _require_disjoint(outs, inputs)
     return outs
 
 
-def _require_apart(outs: list[np.ndarray], inputs: list[np.ndarray]) -> None:
+def _require_disjoint(outs: list[np.ndarray], inputs: list[np.ndarray]) -> None:
     ranges = [(*np.lib.array_utils.byte_bounds(a), f"out[{i}]") for i, a in enumerate(outs)]
     ranges += [(*np.lib.array_utils.byte_bounds(a), "") for a in inputs]
     furthest, owner = 0, ""

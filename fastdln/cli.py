@@ -1,4 +1,4 @@
-"""The command ``fastdln``: each command checks, computes through the library and prints."""
+"""The program ``fastdln``: each command checks its arguments, calls the library and prints."""
 
 import functools
 import os
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from fastdln.objectives.regression import Regression
     from fastdln.result import TrainResult
 
-# Heavy imports stand inside the commands, so that --help and mistakes answer at once.
+# Heavy imports are inside the commands, so that --help and usage errors respond at once.
 
 app = typer.Typer(
     help="Train deep linear networks: the paper's figures, sweeps and single networks.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # ``10:100:10`` is no emoji
+    rich_markup_mode=None,  # Rich would read ``10:100:10`` as an emoji
 )
 
 DataOption = Annotated[
@@ -54,7 +54,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             command(*arguments, **options)
         except KeyboardInterrupt as stop:
             typer.echo(f"fastdln: {stop or 'stopped'}", err=True)
-            _leave(130)
+            _exit_with(130)
         except (ValueError, TypeError, MemoryError, OSError, ImportError, RuntimeError) as error:
             if _tracebacks:
                 raise
@@ -65,17 +65,17 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _leave(code: int) -> None:
-    """Exit, at once if threads that cannot be stopped are still at work."""
+def _exit_with(code: int) -> None:
+    """Exit; skip the interpreter's shutdown if threads that cannot be stopped still run."""
     import threading
 
-    # A thread inside LLVM or a kernel must not find the interpreter torn down around it.
+    # Shutting the interpreter down under a thread inside LLVM or a kernel may crash it.
     if any(t.name.startswith("fastdln") and t.is_alive() for t in threading.enumerate()):
         os._exit(code)
     raise typer.Exit(code)
 
 
-# Set by --traceback: a mistake of ours may look like one of the user's.
+# Set by --traceback: an error of the package may look like one of the user's.
 _tracebacks = False
 
 
@@ -265,7 +265,7 @@ def whole_numbers(name: str, text: str) -> list[int]:
 
 
 def _problem(data: Path | None) -> "Regression":
-    """Return the regression in a file, or the paper's."""
+    """Return the regression problem stored in a file, or the paper's."""
     import numpy as np
 
     from fastdln.objectives.regression import Regression, paper_regression
@@ -316,7 +316,7 @@ def _selected(dataset: "xr.Dataset", **texts: str | None) -> "xr.Dataset":
 
 
 def _check_figure_name(path: Path) -> None:
-    """Raise before training if its figure could not be written afterwards."""
+    """Raise if no figure can be written to this path; called before training."""
     endings = (".png", ".svg", ".pdf")
     if path.suffix.lower() not in endings:
         raise ValueError(f"a figure's name must end in {', '.join(endings)}, not be {str(path)!r}")

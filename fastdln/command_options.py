@@ -1,4 +1,4 @@
-"""Options of the command line that are options of a run, derived from `fastdln.config`."""
+"""Command-line options of a training run, derived from `fastdln.config`."""
 
 import dataclasses
 import functools
@@ -11,16 +11,16 @@ import typer
 
 from fastdln.config import Option, TrainConfig, details
 
-# Defaults that differ on the command line, which has no network to take them from.
+# Defaults of the command line that differ from `TrainConfig`'s.
 DEFAULTS = {"device": "auto"}
 
 
 def with_run_options(
     *, without: tuple[str, ...] = (), config: type[TrainConfig] = TrainConfig
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a command so that it has every option of a run.
+    """Decorate a command: add every option of a run.
 
-    The command's parameter `options` is given their values, as a dict by name.
+    The command receives their values in its parameter `options`, a dict by name.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def with_run_options(
         parameters = [
             p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name != "options"
         ]
-        # Typer reads the signature, which says more than the annotations of `command` do.
+        # Typer reads the signature; the annotations of `command` lack the added options.
         vars(run)["__signature__"] = inspect.Signature([*parameters, *added])
         run.__annotations__ = {}
         return run
@@ -56,7 +56,7 @@ def with_run_options(
 
 
 def _parameter(field: "dataclasses.Field[Any]", hint: Any) -> inspect.Parameter:
-    """Return the parameter of a command that stands for a field of the configuration."""
+    """Return a command's parameter for a field of the configuration."""
     known = details(field)
     flag = f"--{field.name.replace('_', '-')}"
     default = DEFAULTS.get(field.name, field.default)

@@ -1,7 +1,7 @@
 """The options of a training run: their defaults, types, allowed values and help, written once.
 
-`TrainConfig` is what `train`, `train_many`, `sweep`, `resume`, the command line and the store of a
-sweep derive their options from. To add an option, add a field here and read it where it acts.
+`train`, `train_many`, `sweep`, `resume`, the command line and the store of a sweep derive their
+options from `TrainConfig`. To add an option, add a field here and read it where it acts.
 """
 
 import dataclasses
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from fastdln.utils import validation
+from fastdln.utils import arrays, validation
 
 if TYPE_CHECKING:
-    from fastdln.rng import Seed  # which imports Numba, and the command line imports this
+    from fastdln.rng import Seed  # imports Numba, which the command line must not load
 
 INITS = (
     "gaussian",
@@ -31,14 +31,14 @@ METHODS = ("auto", "reduced", "dense")
 KERNELS = ("auto", "two-pass", "zigzag")
 DTYPES = ("float64", "float32")
 
-# From an option's name and a value that was given for it to the value that is kept.
+# Maps an option's name and a given value to the value that is kept; raises if it is not allowed.
 Check = Callable[[str, Any], Any]
 # The key of a field's `Option` in its metadata.
 _KEY = "fastdln"
 
 
 class Option(NamedTuple):
-    """What is known of an option besides its name, type and default.
+    """The properties of an option besides its name, type and default.
 
     Attributes
     ----------
@@ -56,7 +56,7 @@ class Option(NamedTuple):
         Whether the store of a sweep keeps it. An option that is added later is ``"where given"``,
         so that older stores can still be continued.
     command_line : bool
-        Whether commands have it by themselves, from its type; a list is for a command to read.
+        Whether commands get it automatically, from its type; False where a command parses a list.
     """
 
     help: str
@@ -114,11 +114,11 @@ def check_tolerance(name: str, value: Any) -> float:
 
 def check_dtype(name: str, value: Any) -> str:
     """Return the name of a floating-point dtype."""
-    return str(validation.float_dtype(value).name)
+    return str(arrays.float_dtype(value).name)
 
 
 def check_device_name(name: str, value: Any) -> str:
-    """Return ``"auto"``, ``"cpu"``, ``"gpu"`` or ``"gpu:N"``; such a GPU need not exist.
+    """Return ``"auto"``, ``"cpu"``, ``"gpu"`` or ``"gpu:N"``; the GPU need not exist.
 
     ``"cuda"`` and ``"cuda:N"``, the names of other libraries, are accepted.
     """
@@ -134,8 +134,8 @@ class TrainConfig:
     """The options of a training run, checked.
 
     ``dataclasses.replace(config, width=100)`` is the run with another width, and a subclass may add
-    options. What the options mean is said by `fastdln.train`. What depends on the problem or on
-    this machine (whether a batch is larger than the data, whether there is a GPU) is checked when
+    options. `fastdln.train` documents the options. Constraints that depend on the problem or on
+    this machine (whether a batch is larger than the data, whether there is a GPU) are checked when
     the run is prepared.
 
     Raises
@@ -255,14 +255,14 @@ class TrainConfig:
         return cls(**options)
 
     def value(self, name: str) -> Any:
-        """Return an option's value, or what None stands for in a drawn network."""
+        """Return an option's value, or the value that None stands for in a drawn network."""
         value = getattr(self, name)
         return self.options()[name].none_means if value is None else value
 
     @classmethod
     @functools.cache
     def options(cls) -> Mapping[str, Option]:
-        """Return what is known of every option, by name."""
+        """Return the properties of every option, by name."""
         return {field.name: details(field) for field in dataclasses.fields(cls)}
 
     def record(self) -> dict[str, Any]:
@@ -275,7 +275,7 @@ class TrainConfig:
 
 
 def details(field: "dataclasses.Field[Any]") -> Option:
-    """Return what is known of a field besides its name, type and default."""
+    """Return the properties of a field besides its name, type and default."""
     found: Option = field.metadata[_KEY]
     return found
 

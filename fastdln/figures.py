@@ -1,4 +1,4 @@
-"""The figures of the paper, at three sizes."""
+"""The paper's Figures 1 and 2, each at three sizes."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -68,12 +68,12 @@ def figure1(
 
     Heatmaps of ``log10(ℓ(t)/ℓ(0))`` over width × depth on the paper's data, for Gaussian and
     orthogonal initialisation and two numbers of steps (Hu, Xiao & Pennington 2020, section 6).
-    Interrupted, it continues when called again.
+    After an interruption, the same call continues.
 
     Parameters
     ----------
     preset : {"quick", "laptop", "paper"}
-        Which widths, depths and steps; ``"paper"`` is the paper's.
+        Selects widths, depths and steps; ``"paper"`` is the paper's selection.
     output : path, optional
         Directory for ``figure1.png``, ``figure1.svg`` and ``figure1.zarr`` (the sweep); None
         means ``figure1-PRESET`` in the current directory.
@@ -94,7 +94,7 @@ def figure1(
     Raises
     ------
     ValueError
-        If there is no such preset, or `output` holds something else.
+        If there is no such preset, or `output` holds other files.
     MemoryError, OSError, KeyboardInterrupt
         As `fastdln.sweep` does.
     """
@@ -174,7 +174,7 @@ def _check_device(name: str) -> None:
 
 
 def _directory(output: str | os.PathLike[str] | None, default: str) -> Path:
-    """Return the directory for the results, made if need be."""
+    """Return the directory for the results, created if absent."""
     from fastdln.sweeps.store import local_path
 
     directory = local_path(default if output is None else output)
@@ -188,7 +188,7 @@ def _directory(output: str | os.PathLike[str] | None, default: str) -> Path:
 
 
 def _runs(preset: Preset, store: Path, given: Arguments) -> CellRuns:
-    """Return the runs of the figure's cells, their device decided."""
+    """Return the runs of the figure's cells, with their device chosen."""
     from fastdln.objectives.regression import paper_regression
     from fastdln.sweeps.device import with_device
 
@@ -216,7 +216,7 @@ def _sweep(runs: CellRuns, preset: Preset, store: Path, given: Arguments) -> "xr
 
 
 def _announcement(title: str, preset: Preset, store: Path, runs: CellRuns, given: Arguments) -> str:
-    """Say what will be trained and, where that is on this machine's CPU, how long it takes."""
+    """Return a line with the networks to train and, for this machine's CPU, the estimated time."""
     grid = _grid(preset)
     pending = _pending(grid, store)
     total = len(INITS) * len(grid.width) * len(grid.depth)

@@ -28,7 +28,7 @@ UNKNOWN = "unknown"
 
 
 class Info(dict[str, dict[str, str]]):
-    """Sections of names and values; `str` lays them out for reading."""
+    """Sections of names and values; `str` formats them as aligned lines."""
 
     def __str__(self) -> str:
         width = max(len(name) for section in self.values() for name in section)

@@ -9,7 +9,7 @@ from typing import IO, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdln.utils import validation
+from fastdln.utils import arrays, validation
 
 
 class Network:
@@ -42,7 +42,7 @@ class Network:
 
     @classmethod
     def trusted(cls, weights: Sequence[np.ndarray]) -> "Network":
-        """Wrap weights without checking them; they may be formed when they are accessed."""
+        """Wrap weights without checking them; the sequence may form layers on access."""
         network = cls.__new__(cls)
         network.weights = weights
         return network
@@ -99,7 +99,7 @@ class Network:
         self.save_with(path, {})
 
     def save_with(self, path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
-        """Write the network as `save` does, and further arrays; their names are not numbers."""
+        """Write the network as `save` does, with further arrays whose names are not numbers."""
         partial = f"{os.fspath(path)}.partial"
         layers = ((str(i), layer) for i, layer in enumerate(self.weights))
         with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
@@ -156,14 +156,14 @@ def _short(widths: tuple[int, ...]) -> str:
 
 def _checked(layers: list[np.ndarray]) -> list[np.ndarray]:
     floats = [w for w in layers if w.dtype.kind == "f"]
-    dtype = validation.float_dtype(floats[0].dtype) if floats else np.dtype("float64")
+    dtype = arrays.float_dtype(floats[0].dtype) if floats else np.dtype("float64")
     checked = []
     for i, w in enumerate(layers, start=1):
         if w.dtype.kind == "f" and w.dtype != dtype:
             raise TypeError(
                 f"weights must share one dtype, but layer {i} is {w.dtype}, not {dtype}"
             )
-        checked.append(validation.finite_matrix(f"layer {i}", w, dtype))
+        checked.append(arrays.finite_matrix(f"layer {i}", w, dtype))
     for i, (lower, upper) in enumerate(zip(checked, checked[1:], strict=False), start=1):
         if upper.shape[1] != lower.shape[0]:
             raise ValueError(

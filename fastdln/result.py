@@ -12,7 +12,7 @@ from fastdln.network import Network
 SAVED = ("loss", "learning_rate", "status", "seconds")
 
 
-@dataclass(frozen=True, eq=False)  # two runs are equal where they are one
+@dataclass(frozen=True, eq=False)  # by identity: arrays have no single truth value
 class TrainResult:
     """The result of a training run.
 
@@ -31,7 +31,7 @@ class TrainResult:
     method : {"reduced", "dense"}
         Whether the exact reduction of the width was used.
     reason : str
-        Why this method.
+        Reason for the method, and for the device where fastdln chose it.
     device : str
     learning_rate : float
         The η that was used, for the paper's weights ``W_i``.

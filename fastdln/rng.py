@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from fastdln.kernels.cpu import random as kernels
-from fastdln.utils import threads, validation
+from fastdln.utils import arrays, threads, validation
 
 Seed = (
     None
@@ -63,8 +63,8 @@ def seed_key(seed: Seed = None) -> int:
     Parameters
     ----------
     seed : None, int, sequence of int, SeedSequence, BitGenerator, Generator or RandomState
-        As for `numpy.random.default_rng`. None takes fresh entropy from the system. From a
-        generator raw words are drawn, so that calling twice gives two keys.
+        As for `numpy.random.default_rng`. None takes fresh entropy from the system. A
+        generator supplies raw words, so that two calls give two keys.
 
     Returns
     -------
@@ -151,7 +151,7 @@ def standard_normal(
 
 def result_array(shape: tuple[int, ...], dtype: DTypeLike, out: np.ndarray | None) -> np.ndarray:
     """Return a new array, or `out` when it is a writable C-contiguous array of shape and dtype."""
-    dtype = validation.float_dtype(dtype)
+    dtype = arrays.float_dtype(dtype)
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray):

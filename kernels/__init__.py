@@ -1,1 +1,1 @@
-"""The numerical kernels of fastdln: arrays in, arrays out; no files, no printing, no policy."""
+"""The numerical kernels of fastdln, functions of arrays: no files, no printing, no policy."""

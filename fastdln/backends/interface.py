@@ -1,7 +1,7 @@
-"""What training asks of a backend: a workload goes in, a trainer takes its steps.
+"""The interface of a backend: a `Trainer` takes the steps of a `Workload`.
 
-The CPU and the GPU have one `Trainer` each (`backends.cpu.trainer`, `backends.gpu.trainer`) for a
-single network, and one `train_batch` each (`backends.cpu.batch`, `backends.gpu.batch`) for many.
+Each backend has a `Trainer` for a single network (`backends.cpu.trainer`, `backends.gpu.trainer`)
+and a function `train_batch` for many networks (`backends.cpu.batch`, `backends.gpu.batch`).
 """
 
 from collections.abc import Callable, Iterable
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 class DeferredLayer(Protocol):
-    """A layer that is drawn directly into its destination, so that no second copy of it exists."""
+    """A layer to be drawn directly into its destination, without a second copy in memory."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, columns)."""
+        """The shape (rows, columns)."""
         ...
 
     def rows(self, begin: int, end: int) -> np.ndarray:
@@ -36,16 +36,16 @@ class DeferredLayer(Protocol):
         ...
 
     def write_to(self, out: np.ndarray) -> None:
-        """Fill `out`, of this shape and any strides."""
+        """Fill `out`, an array of this shape with any strides."""
         ...
 
 
-# A layer to train: an array of the host (or, for the GPU backend, of the device), or one to draw.
+# A layer to train: an array on the host (for the GPU backend also on the device), or one to draw.
 Layer = np.ndarray | DeferredLayer
 
 
 def write_layer(layer: Layer, out: np.ndarray) -> None:
-    """Write a layer into the array where it is trained."""
+    """Write a layer into the array `out`, in which it is trained."""
     if _is_deferred(layer):
         layer.write_to(out)
     else:
@@ -71,30 +71,30 @@ def is_plain_regression(
 
 @dataclass(frozen=True)
 class Workload:
-    """One network as a backend trains it: reduced where it reduces, with everything decided.
+    """One network as a backend trains it, after reduction, with every choice made.
 
     Attributes
     ----------
     widths : tuple of int
-        ``(d, m_1, …, m_{L-1}, d_y)`` of the network that is really trained.
+        ``(d, m_1, …, m_{L-1}, d_y)`` of the trained network.
     rows : ndarray of float64, shape (depth,)
-        Rows of every layer of the full-width network, which decide its step size.
+        Rows of every layer of the full-width network, which determine the layer's step size.
     dtype : numpy.dtype
     optimizer : Optimizer
     learning_rate : float
         The paper's η.
     objective : ReducedObjective
     steps : int
-        Most steps to take.
+        Maximum number of steps.
     tolerance : float
         Relative loss at or below which the run has converged.
     draw : callable
-        Returns the layers to train, input first; called once, when there is memory for them.
+        Returns the layers to train, input first; called once, when memory for them is available.
     schedule : Minibatches or None
         The minibatch of each step, counted from this workload's first; None is full-batch.
     kernel : {"auto", "two-pass", "zigzag"}
     checkpoint : Checkpoint
-        Where the run starts.
+        The state from which the run starts.
     """
 
     widths: tuple[int, ...]
@@ -122,7 +122,7 @@ class Workload:
 
     @property
     def rates(self) -> LayerRates:
-        """How far the optimiser moves every layer, input first."""
+        """Step size and weight decay of every layer, input first."""
         return LayerRates.of(self.optimizer, self.learning_rate, self.rows)
 
 
@@ -165,7 +165,7 @@ class Trainer(Protocol):
         ...
 
     def trained_layers(self) -> Callable[[int], np.ndarray]:
-        """Return a function from an index to that trained layer; ends the training."""
+        """End the training; return a function from an index to that trained layer."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -180,7 +180,7 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of workload number `index` of a batch.
+    """The result of workload number `index` of a batch.
 
     Attributes
     ----------
@@ -188,9 +188,9 @@ class Outcome:
     losses : ndarray of float64, shape (steps_taken + 1,)
     status : {"completed", "converged", "diverged"}
     layer : callable
-        From an index to that trained layer as a NumPy array; valid until the next outcome.
+        Maps an index to that trained layer as a NumPy array; valid until the next outcome.
     optimizer_state : callable
-        Returns the optimiser's arrays, as in `Checkpoint`; valid as long.
+        Returns the optimiser's arrays, as in `Checkpoint`; valid until the next outcome.
     """
 
     index: int
@@ -200,5 +200,5 @@ class Outcome:
     optimizer_state: Callable[[], tuple[tuple[np.ndarray, ...], ...]]
 
 
-# The step and the loss that each workload of a batch in training has reached.
+# The current step and loss of each workload of a batch in training, by the workload's index.
 Progress = dict[int, tuple[int, float]]

@@ -1,4 +1,4 @@
-"""The part of a `Trainer` that both backends share: its losses, and the status they give it."""
+"""The part of a `Trainer` that both backends share: recorded losses and the resulting status."""
 
 import numpy as np
 

@@ -1,7 +1,7 @@
-"""Which device trains a network, and the trainer for it there.
+"""Choose the device that trains a network, and create the trainer.
 
-``device="auto"`` compares the times that both cost models expect. It looks for a GPU only where the
-CPU would be busy for longer than a GPU takes to start, so that short runs never wait for CuPy.
+``device="auto"`` compares the expected times of both cost models. It looks for a GPU only if the
+CPU would take longer than a GPU takes to start, so that short runs never wait for CuPy.
 """
 
 from collections.abc import Mapping
@@ -21,17 +21,17 @@ from fastdln.utils import threads
 if TYPE_CHECKING:
     from fastdln.backends.gpu.launcher import Launcher
 
-# The GPU must be expected to be this many times as fast: both models err.
+# Least expected speed-up for which the GPU is chosen: both cost models have errors.
 GPU_GAIN = 1.5
 
 
 class Work(NamedTuple):
-    """What is to be trained.
+    """The work for which a device is chosen.
 
     Attributes
     ----------
     networks : mapping of tuple of int to int
-        How many networks there are of each trained shape ``(d, m_1, …, m_{L-1}, d_y)``.
+        Number of networks of each trained shape ``(d, m_1, …, m_{L-1}, d_y)``.
     dtype : numpy.dtype
     steps : int
         Steps of each network.
@@ -39,7 +39,7 @@ class Work(NamedTuple):
     plain : bool
         Whether this is full-batch gradient descent without momentum on a regression.
     regression : bool
-        Whether the loss is a regression's, which kernels evaluate themselves.
+        Whether the loss is a regression, which the kernels evaluate.
     optimizer : Optimizer
     bytes : int
         Memory of the largest network.
@@ -56,21 +56,21 @@ class Work(NamedTuple):
 
 
 class DeviceChoice(NamedTuple):
-    """A device, ``"cpu"`` or ``"gpu"``, and why it was chosen; no reason where it was asked for."""
+    """A device, and the reason for choosing it; empty if the caller named the device."""
 
     device: str
     reason: str
 
 
 def check_device(name: str) -> str:
-    """Return a device's name if it can be used on this machine; ``"auto"`` can.
+    """Return a device's name if it is usable on this machine; ``"auto"`` always is.
 
     Raises
     ------
     ValueError
         For another name, or a GPU that this machine does not have.
     ImportError, RuntimeError
-        If a GPU was asked for and CuPy, a driver or any GPU is missing; says which.
+        If `name` is a GPU and CuPy, a driver or any GPU is missing; the message says which.
     """
     name = check_device_name("device", name)
     if is_gpu(name):
@@ -79,17 +79,17 @@ def check_device(name: str) -> str:
 
 
 def is_gpu(device: str) -> bool:
-    """Return whether a device's name is that of a GPU."""
+    """Return whether a device name denotes a GPU."""
     return device.startswith("gpu")
 
 
 def choose_device(name: str, work: Work) -> DeviceChoice:
-    """Return the device on which some networks are trained, and why.
+    """Return the device on which networks are trained, and the reason.
 
     Parameters
     ----------
     name : {"cpu", "gpu", "gpu:N", "auto"}
-        Anything but ``"auto"`` is the choice.
+        Any value but ``"auto"`` is the choice.
     work : Work
     """
     if name != "auto":
@@ -113,7 +113,7 @@ def _auto(device: str, why: str) -> DeviceChoice:
 
 
 def _cpu_seconds(work: Work) -> float:
-    """Return the seconds that the CPU is expected to take, networks trained at the same time."""
+    """Return the expected seconds on the CPU, with networks trained concurrently."""
     available, count = threads.available(), sum(work.networks.values())
     each = available if count == 1 else 1
     seconds = sum(
@@ -124,7 +124,7 @@ def _cpu_seconds(work: Work) -> float:
 
 
 def _gpu_seconds(work: Work, device: gpu.Device) -> float:
-    """Return the seconds that a GPU is expected to take, networks of a shape batched."""
+    """Return the expected seconds on a GPU, with networks of one shape batched."""
     networks = [widths for widths, number in work.networks.items() for _ in range(number)]
     return work.steps * gpu_model.expected_batch_step_seconds(
         networks,
@@ -137,7 +137,7 @@ def _gpu_seconds(work: Work, device: gpu.Device) -> float:
 
 
 def make_trainer(workload: Workload, launcher: "Launcher | None") -> Trainer:
-    """Return a trainer on the GPU of a launcher, or on the CPU where there is none."""
+    """Return a trainer on the launcher's GPU, or on the CPU if `launcher` is None."""
     if launcher is None:
         return CpuTrainer(workload)
     from fastdln.backends.gpu.trainer import GpuTrainer  # compiles with CuPy
@@ -146,7 +146,7 @@ def make_trainer(workload: Workload, launcher: "Launcher | None") -> Trainer:
 
 
 def check_kernel(kernel: str, device: str, plain: bool, adam: bool) -> None:
-    """Raise ValueError for a kernel that cannot train as asked on this device.
+    """Raise ValueError if a kernel cannot perform this training on this device.
 
     `plain` is full-batch gradient descent without momentum on a regression.
     """

@@ -1,4 +1,4 @@
-"""A read-only view of a network in training, from which diagnostics are computed."""
+"""A read-only view of a network in training, for diagnostics."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -9,11 +9,11 @@ from fastdln.objectives.base import ReducedObjective
 
 
 class TrainingView:
-    """A network as it is at one step of its training; reads the trainer's buffers, copies nothing.
+    """A network at one step of its training; reads the trainer's buffers without copying.
 
-    With layers ``W_1 … W_L`` (those that are trained: reduced where the run is), suffix products
+    With the trained layers ``W_1 … W_L`` (reduced in a reduced run), suffix products
     ``B_i = W_L ··· W_{i+1}`` and prefix products ``A_i = W_i ··· W_1``, the gradient of layer i is
-    ``B_iᵀ G A_{i-1}ᵀ``, G = ∂ℓ/∂M. Products are formed in float64 when first asked for.
+    ``B_iᵀ G A_{i-1}ᵀ``, G = ∂ℓ/∂M. Products are formed in float64 at first access.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class TrainingView:
     depth : int
         Number of layers L.
     layer : callable
-        From an index, 0 for the input's layer, to that layer.
+        Maps an index, 0 for the input's layer, to that layer.
     objective : ReducedObjective
     """
 
@@ -39,7 +39,7 @@ class TrainingView:
 
     @cached_property
     def layers(self) -> tuple[np.ndarray, ...]:
-        """The layers, input first, for reading only."""
+        """The layers, input first, as read-only arrays."""
         return tuple(_read_only(self._layer(i)) for i in range(self.depth))
 
     @cached_property

@@ -13,7 +13,7 @@ from fastdln.backends.gpu import device as gpu
 from fastdln.backends.gpu import haar as gpu_haar
 from fastdln.backends.selection import check_device, is_gpu
 from fastdln.rng import Seed, Stream, result_array, seed_key, stream_id
-from fastdln.utils import validation
+from fastdln.utils import arrays, validation
 
 
 def haar_orthogonal(
@@ -42,7 +42,7 @@ def haar_orthogonal(
     seed : None, int, sequence of int, SeedSequence, BitGenerator, Generator or RandomState
         As for `numpy.random.default_rng`.
     dtype : {"float64", "float32"}
-        Of the matrices and of the arithmetic. Both are made from the same normals.
+        Of the matrices and of the arithmetic. Both dtypes start from the same normals.
     special : bool
         Draw from SO(n), determinant +1; needs p = n.
     device : {"cpu", "gpu", "gpu:N", "auto"}
@@ -82,7 +82,7 @@ def haar_orthogonal(
         raise ValueError(f"special needs square matrices, but p = {p} is less than n = {n}")
     batch = _batch_shape(size)
     count = math.prod(batch)
-    dtype = validation.float_dtype(dtype)
+    dtype = arrays.float_dtype(dtype)
     if is_gpu(device):
         if out is not None:
             raise ValueError(f"out must be None on {device!r}: the result is a CuPy array")

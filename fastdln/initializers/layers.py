@@ -13,9 +13,9 @@ from fastdln.backends.cpu.haar import haar_batch
 from fastdln.config import INITS
 from fastdln.network import Network, hidden_widths
 from fastdln.rng import Seed, Stream, seed_key, standard_normal, stream_id
-from fastdln.utils import memory, validation
+from fastdln.utils import arrays, memory, validation
 
-# Bytes of Haar matrices drawn as one batch: enough for every core, few compared with a network.
+# Bytes of Haar matrices drawn as one batch: enough to use every core, few compared with a network.
 BATCH_BYTES = 1 << 26
 # Bytes of a Gaussian layer drawn at a time where it is copied to its destination.
 ROWS_BYTES = 1 << 22
@@ -84,7 +84,7 @@ def initialize(
             exactly to width min(m, d + d_y).
         ``"identity"``
             Hidden layers are the identity (its leading part where a layer is not square, scaled
-            alike), first and last layer as in ``"orthogonal"``. Reduces as that does.
+            alike), first and last layer as in ``"orthogonal"``. Reduces as ``"orthogonal"`` does.
         ``"balanced"``
             Arora, Golowich, Cohen & Hu 2018 (arXiv 1810.02281), procedure 1: a Gaussian
             end-to-end matrix ``A = U Σ Vᵀ`` with entries N(0, 1/d_y) is split into
@@ -125,7 +125,7 @@ def initialize(
     """
     widths = full_widths(d_x, d_y, width, depth)
     check_init(init, widths)
-    dtype = validation.float_dtype(dtype)
+    dtype = arrays.float_dtype(dtype)
     draw = Draw(widths, init, seed_key(seed), dtype, validation.positive_number("gain", gain))
     elements = sum(m * n for n, m in itertools.pairwise(widths))
     memory.require(
@@ -161,10 +161,10 @@ def full_widths(
 def draw_layers(draw: Draw) -> Iterator[np.ndarray]:
     """Yield normalised layers, input first; at most a small batch of them exists at a time.
 
-    The last layer is drawn in the coordinates of the first hidden one and multiplied by the
-    product O of orthogonal hidden layers: ``Ŵ_L = Z Oᵀ`` is as uniform as Z and as independent
-    of O. So Z alone, without O, determines the trajectory, and a reduced run needs no hidden
-    matrix.
+    The last layer is drawn in the coordinates of the first hidden space and multiplied by the
+    product O of orthogonal hidden layers: ``Ŵ_L = Z Oᵀ`` has the distribution of Z and, like Z, is
+    independent of O. Z alone, without O, determines the trajectory, so that a reduced run needs no
+    hidden matrix.
     """
     yield first_layer(draw)
     if draw.depth == 1:
@@ -173,7 +173,7 @@ def draw_layers(draw: Draw) -> Iterator[np.ndarray]:
     last = last_layer(draw)
     for layer in hidden_layers(draw):
         if carried:
-            # Not by BLAS: its last bits depend on the number of its threads.
+            # Not by BLAS, whose last bits depend on its number of threads.
             transposed = np.ascontiguousarray(last.T / draw.dtype.type(draw.gain))
             product = np.empty((len(layer), len(last)), draw.dtype)
             end_to_end([transposed, layer], product)
@@ -234,7 +234,7 @@ def _entrywise_layer(draw: Draw, i: int) -> np.ndarray:
     """Return layer i of an initialisation whose layers are drawn entry by entry."""
     rows, columns = draw.shape(i)
     if draw.init == "zero_asymmetric":
-        # A single layer is the last one.
+        # At depth 1 the only layer is the last one, which is zero.
         layer = np.eye(rows, columns) if draw.depth > 1 else np.zeros((rows, columns))
         return np.asarray(draw.gain * layer, dtype=draw.dtype)
     if draw.init == "gaussian":

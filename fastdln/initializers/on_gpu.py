@@ -1,4 +1,4 @@
-"""Networks drawn on a GPU: the layers of the CPU for the same seed, to rounding."""
+"""Layers drawn on a GPU, equal to the CPU's layers of the same seed to rounding."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from .layers import BATCH_BYTES, Draw, first_layer, last_layer
 def gaussian_layers(launcher: Launcher, draw: Draw) -> Iterator[DeviceArray]:
     """Yield the layers of a Gaussian network, input first, bit for bit those of the CPU.
 
-    The first one is small, and is drawn on the CPU as a NumPy array.
+    The first layer is small: it is drawn on the CPU, as a NumPy array.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def gaussian_layers(launcher: Launcher, draw: Draw) -> Iterator[DeviceArray]:
 def orthogonal_layers(launcher: Launcher, draw: Draw) -> Iterator[DeviceArray]:
     """Yield the layers of an orthogonal network whose hidden widths are equal, input first.
 
-    The last one is carried through the hidden ones as in `fastdln.initializers.layers`.
+    The last layer is multiplied by the product of the hidden ones, as in `draw_layers`.
 
     Parameters
     ----------

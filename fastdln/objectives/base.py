@@ -5,7 +5,7 @@ from typing import Protocol, cast, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdln.utils import validation
+from fastdln.utils import arrays
 
 
 @runtime_checkable
@@ -36,7 +36,7 @@ class Objective(Protocol):
         ...
 
     def loss(self, M: np.ndarray) -> float:
-        """Return the loss of an end-to-end matrix, at least 0: runs end by ``ℓ(t)/ℓ(0)``."""
+        """Return the loss of an end-to-end matrix, at least 0: runs stop by ``ℓ(t)/ℓ(0)``."""
         ...
 
     def gradient(self, M: np.ndarray) -> np.ndarray:
@@ -148,7 +148,7 @@ def _checked_basis(problem: Objective) -> np.ndarray | None:
     basis = getattr(problem, "input_basis", None)
     if basis is None:
         return None
-    basis = validation.finite_matrix("input_basis", basis)
+    basis = arrays.finite_matrix("input_basis", basis)
     if basis.shape[0] != problem.d_x or basis.shape[1] > problem.d_x:
         raise ValueError(
             f"input_basis must have {problem.d_x} rows (d_x) and no more columns,"

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
 from fastdln.objectives.base import end_to_end_matrix, span
-from fastdln.utils import validation
+from fastdln.utils import arrays, validation
 
 
 class Logistic:
@@ -31,7 +31,7 @@ class Logistic:
     """
 
     def __init__(self, X: ArrayLike, labels: ArrayLike, classes: int | None = None):
-        self.X = validation.data_matrix("X", X)
+        self.X = arrays.data_matrix("X", X)
         self.labels = np.array(labels)
         if self.labels.dtype.kind not in "iu":
             raise TypeError(f"labels must be whole numbers, not {self.labels.dtype}")

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from fastdln.objectives.base import end_to_end_matrix
 from fastdln.rng import Seed, Stream, seed_key, standard_normal, stream_id
-from fastdln.utils import validation
+from fastdln.utils import arrays
 
 
 class Regression:
@@ -35,8 +35,8 @@ class Regression:
     """
 
     def __init__(self, X: ArrayLike, Y: ArrayLike):
-        self.X = validation.data_matrix("X", X)
-        self.Y = validation.data_matrix("Y", Y)
+        self.X = arrays.data_matrix("X", X)
+        self.Y = arrays.data_matrix("Y", Y)
         if self.X.shape[1] != self.Y.shape[1]:
             raise ValueError(
                 f"X and Y must have one column per sample, but X has {self.X.shape[1]} columns"

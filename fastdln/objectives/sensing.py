@@ -1,4 +1,4 @@
-"""Recovering a matrix from some of its entries, or from linear measurements of it."""
+"""Losses for recovering a matrix from some of its entries or from linear measurements."""
 
 from functools import cached_property
 
@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastdln.objectives.base import end_to_end_matrix, span
-from fastdln.utils import validation
+from fastdln.utils import arrays, validation
 
 
 class MatrixCompletion:
     """The squared error ``½ Σ_{(i,j) observed} (M_ij − value_ij)²``.
 
-    Deep linear networks on it are the subject of Arora, Cohen, Hu & Luo, *Implicit
+    Deep linear networks with this loss are studied by Arora, Cohen, Hu & Luo, *Implicit
     Regularization in Deep Matrix Factorization*, NeurIPS 2019.
 
     Parameters
@@ -41,7 +41,7 @@ class MatrixCompletion:
             raise ValueError(f"shape must be the pair (d_y, d_x), not {shape!r}")
         self.d_y = validation.positive_integer("shape[0]", shape[0])
         self.d_x = validation.positive_integer("shape[1]", shape[1])
-        self.values = validation.data_matrix("values", np.atleast_2d(values))[0]
+        self.values = arrays.data_matrix("values", np.atleast_2d(values))[0]
         self.rows = _positions("rows", rows, self.d_y, self.n)
         self.columns = _positions("columns", columns, self.d_x, self.n)
         if len(np.unique(self.rows * self.d_x + self.columns)) < self.n:
@@ -102,9 +102,9 @@ class MatrixSensing:
         given = np.asanyarray(A)  # a mask is refused below
         if given.ndim != 3 or given.size == 0:
             raise ValueError(f"A must have shape (n, d_y, d_x), none of them 0, not {given.shape}")
-        self._A = validation.data_matrix("A", given.reshape(len(given), -1))
+        self._A = arrays.data_matrix("A", given.reshape(len(given), -1))
         self.A: np.ndarray = self._A.reshape(given.shape)
-        self.b = validation.data_matrix("b", np.atleast_2d(b))[0]
+        self.b = arrays.data_matrix("b", np.atleast_2d(b))[0]
         if self.b.size != self.n:
             raise ValueError(f"b must have one value per matrix of A, {self.n}, not {self.b.size}")
         if not self._A.any():

@@ -1,1 +1,1 @@
-"""."""
+"""Optimisers, minibatches and the bookkeeping of the training loop."""

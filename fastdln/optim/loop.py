@@ -1,4 +1,4 @@
-"""The bookkeeping of gradient descent, whichever backend takes the steps."""
+"""Bookkeeping of the training loop, common to all backends: spans, losses, status."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,22 +12,22 @@ from .minibatches import Minibatches
 # Seconds of one span, the steps between two returns to Python: Ctrl-C and callbacks wait about
 # this long at most.
 SPAN_SECONDS = 0.2
-# A span has at most this many times the steps of the one before.
+# A span has at most this many times the steps of the preceding span.
 SPAN_GROWTH = 4
 
 Callback = Callable[[int, float], None]
 
 
 class Checkpoint(NamedTuple):
-    """Where a run starts: steps taken before it, and the state of the optimiser.
+    """The start of a run: the steps taken before it, and the state of the optimiser.
 
     Attributes
     ----------
     steps : int
     optimizer_state : tuple of tuple of ndarray
-        For every array that the optimiser keeps, its part of each layer, input first.
+        For every array of the optimiser state, its part of each layer, input first.
     first_loss : float or None
-        The loss before any step, to which the tolerance is relative; None at the very start.
+        The loss before any step, to which the tolerance is relative; None for a new run.
     """
 
     steps: int = 0
@@ -51,7 +51,7 @@ def status_of(loss: float, floor: float) -> str:
 
 
 def next_span(steps: int, taken: int, seconds: float) -> int:
-    """Return the steps of the next span, after one of `steps` of which `taken` were taken."""
+    """Return the length of the next span, given `taken` of `steps` steps in `seconds`."""
     fitting = int(SPAN_SECONDS * max(taken, 1) / max(seconds, 1e-9))
     return max(1, min(fitting, SPAN_GROWTH * steps))
 
@@ -114,7 +114,7 @@ class LossRecord:
         The gradient ``∂ℓ/∂M`` is that of the step's minibatch; None where the run has diverged.
         """
         self.step += 1
-        # A matrix that has overflowed is a diverged run; the objective is not asked for its loss.
+        # An overflowed matrix means divergence; the objective is not evaluated at it.
         if not np.isfinite(M).all():
             self.losses[self.step] = np.nan
             return None

@@ -1,4 +1,4 @@
-"""The seeded schedule of minibatches: which samples each step takes."""
+"""The seeded schedule of minibatches: the samples of each step."""
 
 import dataclasses
 import functools
@@ -14,8 +14,8 @@ from fastdln.rng import Stream, standard_normal, stream_id
 class Minibatches:
     """The samples of every step: consecutive parts of a permutation drawn for each epoch.
 
-    An epoch's permutation sorts the normals of a stream of its own, so that it is the same in
-    every version, and the batch of any step is known without those before it.
+    An epoch's permutation sorts the normals of the epoch's own stream, so that it is the same in
+    every version, and the batch of any step can be computed without the earlier ones.
 
     Attributes
     ----------
@@ -24,7 +24,7 @@ class Minibatches:
     key : int
         The seed's key.
     first_step : int
-        Number of steps taken before the step that is called 0 here.
+        Steps of the run before step 0 of this schedule.
     """
 
     n: int
@@ -42,7 +42,7 @@ class Minibatches:
         return dataclasses.replace(self, first_step=self.first_step + steps)
 
 
-@functools.lru_cache(maxsize=64)  # networks trained together ask in turn for their epochs
+@functools.lru_cache(maxsize=64)  # networks trained in a batch request their epochs in turn
 def _permutation(n: int, key: int, epoch: int) -> np.ndarray:
     normals = standard_normal(key, stream_id(Stream.MINIBATCH, epoch), (n,))
     return np.argsort(normals, kind="stable")

@@ -1,4 +1,4 @@
-"""The constants of an optimiser, and what they mean for every layer."""
+"""The constants of an optimiser, and the resulting rates of every layer."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class Optimizer:
 
     @classmethod
     def of(cls, config: TrainConfig) -> "Optimizer":
-        """Return the optimiser that the options of a run name."""
+        """Return the optimiser that the options of a run select."""
         return cls(config.optimizer, config.momentum, config.nesterov, config.weight_decay)
 
     @property
@@ -42,7 +42,7 @@ class Optimizer:
 
     @property
     def equivariant(self) -> bool:
-        """Whether rotating the weights rotates the updates, on which every reduction rests."""
+        """Whether rotating the weights rotates the updates, as every reduction requires."""
         return not self.adam
 
     @property
@@ -53,8 +53,8 @@ class Optimizer:
     def complement_factor(self, learning_rate: float, steps: int) -> float:
         """Return the factor by which `steps` steps scale the part of a layer without a gradient.
 
-        That is the part of a full-width layer outside the subspace of a reduced run. The factor
-        is 1 unless there is weight decay.
+        In a reduced run this is the part of a full-width layer outside the trained subspace. The
+        factor is 1 without weight decay.
         """
         if self.weight_decay == 0:
             return 1.0
@@ -69,11 +69,11 @@ class Optimizer:
 
 
 class LayerRates(NamedTuple):
-    """How far an optimiser moves every normalised layer.
+    """Step sizes and weight decays of an optimiser for every normalised layer.
 
     In normalised weights ``Ŵ = W/√rows`` the gradient is that of the paper's weights times √rows,
     so that layer i moves with η/rows, weight decay λ acts on a velocity as λ·rows, and a step of
-    plain gradient descent first multiplies every weight by ``1 − η λ``. Adam sees the paper's
+    plain gradient descent first multiplies every weight by ``1 − η λ``. Adam acts on the paper's
     weights: its step size is η/√rows and its weight decay λ.
 
     Attributes

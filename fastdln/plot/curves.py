@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Panels of a row: more would be too small to read.
 MOST_PANELS = 8
-# Loss curves are cut off above this: a run on its way to infinity would flatten the others.
+# Upper limit of the loss axis: a diverging run would flatten the other curves.
 HIGHEST = 1e3
 
 
@@ -35,17 +35,17 @@ def loss_curves(
 ) -> Figure:
     """Draw relative loss against gradient steps.
 
-    Of a sweep, a row of panels for each init and a panel for each depth, with a line for each
+    For a sweep, draw a row of panels for each init and a panel for each depth, with a line for each
     width (the median over seeds), as in Figure 2 of Hu, Xiao & Pennington (ICLR 2020). A run
-    that converged ends in a dot, one that diverged in a cross. Of training results, one panel
-    with a line for each.
+    that converged ends in a dot, one that diverged in a cross. For training results, draw
+    one panel with a line for each.
 
     Parameters
     ----------
     data : xarray.Dataset, TrainResult, mapping or iterable of TrainResult
         Result of `fastdln.sweep` or of `fastdln.train`; the keys of a mapping name the lines.
     scale : str
-        Of the axis of steps, ``"linear"`` or ``"log"``.
+        Scale of the step axis, ``"linear"`` or ``"log"``.
     title : str, optional
         Heading of the figure; None writes one.
 
@@ -116,11 +116,11 @@ def _draw_legend(figure: Figure, dataset: "xr.Dataset", converged: bool, diverge
 
 
 def _draw_widths(ax: Axes, curves: "xr.DataArray", converged_at: np.ndarray) -> None:
-    """Draw a line for each width, to where its run converged (a dot) or diverged (a cross)."""
+    """Draw a line for each width; end it with a dot if converged, with a cross if diverged."""
     steps = curves["step"].values
     rows = zip(_colours(len(curves)), curves.values, converged_at, strict=True)
     for colour, values, end in rows:
-        # A loss of exactly zero has no place on a logarithmic axis.
+        # A loss of exactly zero cannot be drawn on a logarithmic axis.
         shown = np.flatnonzero(np.isfinite(values) & (values > 0))
         reached = shown[steps[shown] >= end]
         shown = shown[steps[shown] <= steps[reached[0]]] if reached.size else shown

@@ -1,4 +1,4 @@
-"""Data of a sweep as figures need them: checked, complete, relative to the initial loss."""
+"""Prepare the data of a sweep for figures: checks, all dimensions, relative losses."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING

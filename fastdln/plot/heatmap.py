@@ -1,4 +1,4 @@
-"""Heatmaps: how far networks have trained, over width and depth."""
+"""Heatmaps of the relative loss over width and depth."""
 
 import math
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ from .style import COLOURS, DIVERGED, MARK, PENDING, STYLE, label_axes, panels, 
 if TYPE_CHECKING:
     import xarray as xr
 
-# Least level of the colour scale, log10 of the relative loss: lower ones are rounding.
+# Least level of the colour scale, log10 of the relative loss: lower levels are rounding.
 DEEPEST = -8.0
 
 
@@ -33,7 +33,7 @@ def heatmaps(
 ) -> Figure:
     """Draw the relative loss over width × depth: a row for each step, a column for each init.
 
-    The layout of Figure 1 of Hu, Xiao & Pennington (ICLR 2020). Colour is
+    The layout is that of Figure 1 of Hu, Xiao & Pennington (ICLR 2020). Colour is
     ``log10(ℓ(t) / ℓ(0))``, the median over seeds. Cells whose networks diverged are grey with
     a cross, cells that are not trained yet are white and hatched.
 
@@ -80,7 +80,7 @@ def _draw_heatmaps(
             ax.set_title(f"{init.capitalize()}, after {step:,} steps")
     _label_panels(axes, dataset)
     _colour_bar(figure, axes, low, bool((levels.sel(step=steps) < low).any()))
-    _explain_marks(figure, levels.sel(step=steps).values)
+    _add_legend(figure, levels.sel(step=steps).values)
     set_heading(figure, title or _heading(dataset), wrap=True)
     return figure
 
@@ -162,7 +162,7 @@ def _colour_bar(figure: Figure, axes: np.ndarray, low: float, below: bool) -> No
     bar.ax.grid(False)
 
 
-def _explain_marks(figure: Figure, levels: np.ndarray) -> None:
+def _add_legend(figure: Figure, levels: np.ndarray) -> None:
     """Add a legend for the marks that occur."""
     handles: list[Any] = []
     labels = []

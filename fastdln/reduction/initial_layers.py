@@ -1,4 +1,4 @@
-"""Where a training run starts: the layers it trains, and how full-width weights come back."""
+"""Initial layers of a training run, and the origins from which full-width weights are formed."""
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class InitialLayers(NamedTuple):
-    """The layers to train, input first, and where each of them comes from."""
+    """The layers to train, input first, and the full-width origin of each."""
 
     layers: Iterable[Layer]
     origins: Origins
@@ -45,8 +45,8 @@ def drawn(
     basis : ndarray, shape (d_x, rank)
         Orthonormal basis U of the inputs' span.
     launcher : Launcher, optional
-        Of the GPU on which the network is trained; that GPU is the current one while the layers are
-        taken. Hidden layers are then drawn there where that is faster.
+        Launcher of the GPU that trains the network and is the current device while the layers are
+        taken. Hidden layers are then drawn on that GPU where this is faster.
     """
     if plan.method == "dense":
         return dense(_drawn_layers(draw, launcher), basis)
@@ -56,7 +56,7 @@ def drawn(
 def dense(layers: Iterator[Layer], basis: np.ndarray) -> InitialLayers:
     """Start from full-width layers, the first in the coordinates of the inputs.
 
-    With U the `basis`, ``Ŵ_1 U`` is all of the first layer that training moves.
+    Training changes the first layer only through ``Ŵ_1 U``, U being the `basis`.
     """
     first = np.asarray(next(layers))
     projected = project_inputs(first, basis)
@@ -79,7 +79,7 @@ def in_subspaces(network: Network, bases: Sequence[np.ndarray], basis: np.ndarra
 
 
 def _drawn_layers(draw: Draw, launcher: "Launcher | None") -> Iterator[Layer]:
-    """Return all layers of a draw, on the GPU the hidden ones that are large or costly there."""
+    """Return all layers of a draw; a GPU draws Gaussian and equal orthogonal hidden layers."""
     hidden = draw.widths[1:-1]
     if launcher is not None and len(hidden) > 1:
         from fastdln.initializers import on_gpu  # needs CuPy
@@ -92,7 +92,7 @@ def _drawn_layers(draw: Draw, launcher: "Launcher | None") -> Iterator[Layer]:
 
 
 def _deferred_layers(draw: Draw) -> Iterator[Layer]:
-    """Yield Gaussian layers, all but the first not drawn yet."""
+    """Yield Gaussian layers; all but the first are drawn later, directly into their destination."""
     yield first_layer(draw)
     for i in range(1, draw.depth):
         yield gaussian_layer(draw, i)
@@ -105,12 +105,12 @@ def _dense_origin(
 
 
 def _in_joint_span(draw: Draw, basis: np.ndarray) -> InitialLayers:
-    """Draw only what decides the trajectory: ``Ŵ_1 U`` and ``Z = Ŵ_L O_{L-1}``.
+    """Draw only ``Ŵ_1 U`` and ``Z = Ŵ_L O_{L-1}``, which determine the trajectory.
 
     In the basis O_i of layer i every hidden layer starts as a multiple of the identity, and
     training stays in the span of the columns of ``Ŵ_1 U`` and the rows of Z. With Q an orthonormal
     basis of that span, ``QᵀŴ_1U, I, …, I, ZQ`` trains as the full network does (Yaras et al. 2023,
-    for both ends). Nothing of size m × m is formed; time O(m d_x r), memory O((m + d_x) k).
+    applied at both ends). Nothing of size m × m is formed; time O(m d_x r), memory O((m + d_x) k).
     """
     V = _first_layer_on(basis, draw)
     Z = last_layer(draw._replace(dtype=np.dtype("float64")))
@@ -133,7 +133,7 @@ def _reduced_layer(
 
 
 class _JointSpanOrigins:
-    """Origins of `_in_joint_span`, prepared when the first of them is asked for."""
+    """Origins of `_in_joint_span`, prepared at the first call."""
 
     def __init__(self, draw: Draw, span: np.ndarray, reduced: Form, basis: np.ndarray):
         self._parts = draw, span, reduced, basis
@@ -146,7 +146,7 @@ class _JointSpanOrigins:
         return self._ready(index)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Without `_ready`: a generator, which is not pickled and can be made again.
+        # Without `_ready`, which holds a generator: it cannot be pickled, and can be rebuilt.
         return _JointSpanOrigins, self._parts
 
 
@@ -166,7 +166,7 @@ def _first_layer_on(basis: np.ndarray, draw: Draw) -> np.ndarray:
 
 
 def _balanced(draw: Draw, basis: np.ndarray) -> InitialLayers:
-    """Start in the leading min(d_x, d_y) coordinates, outside of which all layers are zero."""
+    """Start in the leading min(d_x, d_y) coordinates; all layers are zero outside of them."""
     U, s, Vt = balanced_factors(draw)
     first = s[:, None] * (Vt @ basis)
     reduced = functools.partial(_reduced_layer, first, np.diag(s), U * s, draw.depth - 1)

@@ -3,8 +3,9 @@
 Training stays inside subspaces S_i of the hidden spaces R^{m_i} that contain the columns of
 ``Ŵ_1 U`` and the rows of ``Ŵ_L`` and are closed under every hidden layer and its transpose,
 ``Ŵ_i S_{i-1} ⊆ S_i`` and ``Ŵ_iᵀ S_i ⊆ S_{i-1}``: every gradient maps S_{i-1} to S_i. Training the
-layers restricted to them is exact. For orthogonal layers the smallest such subspaces have
-dimension d + d_y (Yaras et al. 2023); here they are found for any layers by closing up.
+layers projected on them is exact. For orthogonal layers the smallest such subspaces have dimension
+d + d_y (Yaras et al. 2023); here they are computed for any layers, by adding the images of new
+directions until the subspaces are closed.
 """
 
 from collections.abc import Sequence
@@ -16,14 +17,14 @@ from fastdln.utils import validation
 
 
 class Irreducible(Exception):
-    """The invariant subspaces are too large for a reduction to pay; says how large."""
+    """The invariant subspaces are too large for a reduction to pay; the message says how large."""
 
 
 def rank_tolerance(value: Any, dtype: np.dtype, widths: Sequence[int]) -> float:
     """Return the tolerance given, checked, or ``10 √m eps`` for the widest layer m.
 
     A direction counts as new where its part outside the subspace exceeds the tolerance times the
-    norm of the layer that led there: ten times the rounding of a product of length m.
+    norm of the layer that produced it: ten times the rounding of a product of length m.
     """
     if value is None:
         return 10 * float(np.sqrt(max(widths)) * np.finfo(dtype).eps)
@@ -64,15 +65,15 @@ def invariant_subspaces(
     while spaces.pending():
         spaces.require_at_most(most)
         for i in range(len(widths) - 1):
-            spaces.extend(i + 1, layers[i + 1] @ spaces.take_up(i))
+            spaces.extend(i + 1, layers[i + 1] @ spaces.take_unmapped_up(i))
         for i in range(len(widths) - 1, 0, -1):
-            spaces.extend(i - 1, layers[i].T @ spaces.take_down(i))
+            spaces.extend(i - 1, layers[i].T @ spaces.take_unmapped_down(i))
     spaces.require_at_most(most)
     return [Q if Q.shape[1] else np.eye(len(Q), 1) for Q in spaces.bases]
 
 
 class _Spaces:
-    """Growing subspaces, and the new directions that are still to be carried up and down."""
+    """Growing subspaces, and the new directions not yet mapped to the neighbouring layers."""
 
     def __init__(self, widths: list[int], tolerance: float):
         self.bases = [np.zeros((m, 0)) for m in widths]
@@ -86,7 +87,7 @@ class _Spaces:
         if not candidates.any() or Q.shape[1] == len(Q):
             return
         rest = candidates
-        for _ in range(2):  # the second pass takes out what rounding left of the first
+        for _ in range(2):  # the second pass removes the rounding error of the first
             rest = rest - Q @ (Q.T @ rest)
         U, s, _ = np.linalg.svd(rest, full_matrices=False)
         count = int(np.sum(s > self._tolerance * np.linalg.norm(candidates, 2)))
@@ -98,13 +99,13 @@ class _Spaces:
         up, down = self._up[:-1], self._down[1:]
         return any(N.shape[1] for N in (*up, *down))
 
-    def take_up(self, i: int) -> np.ndarray:
-        """Return the directions of subspace i that the next layer has not carried up yet."""
+    def take_unmapped_up(self, i: int) -> np.ndarray:
+        """Return and clear the directions of subspace i not yet mapped up, by the next layer."""
         taken, self._up[i] = self._up[i], self._up[i][:, :0]
         return taken
 
-    def take_down(self, i: int) -> np.ndarray:
-        """Return the directions of subspace i not yet carried down by the layer below."""
+    def take_unmapped_down(self, i: int) -> np.ndarray:
+        """Return and clear the directions of subspace i not yet mapped down, by a transpose."""
         taken, self._down[i] = self._down[i], self._down[i][:, :0]
         return taken
 
@@ -119,10 +120,10 @@ class _Spaces:
 
 
 def _probe(layer: np.ndarray, v: np.ndarray, tolerance: float, most: float) -> None:
-    """Raise Irreducible early, by the Krylov space of ``WᵀW`` from one vector inside S_1.
+    """Raise Irreducible early if the Krylov space of ``WᵀW`` from one vector of S_1 is too large.
 
-    It lies in S_1. A Gaussian layer's fills the whole space, which shows at the price of one
-    layer instead of all of them.
+    This space lies in S_1. For a Gaussian layer it is the whole space, which is found at the cost
+    of one layer instead of all layers.
     """
     limit = int(most * len(v))
     Q = np.zeros((len(v), 0))

@@ -1,4 +1,4 @@
-"""Full-width weights of a trained network, formed only when they are asked for."""
+"""Full-width weights of a trained network, formed on access."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 
 from fastdln.initializers.layers import Draw, first_layer, hidden_layers
 
+# Maps a layer's index to the layer.
 Form = Callable[[int], np.ndarray]
 
 
@@ -20,7 +21,7 @@ class LiftedWeights(Sequence[np.ndarray]):
         Shape of every layer.
     dtype : numpy.dtype
     form : callable
-        From a layer's index to the layer.
+        Maps a layer's index to the layer.
     """
 
     def __init__(self, shapes: tuple[tuple[int, int], ...], dtype: np.dtype, form: Form):
@@ -52,9 +53,9 @@ def layer_shapes(widths: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
 
 
 class Origin(NamedTuple):
-    """Where layer i began: at full width, and projected on the subspaces in which it is trained.
+    """Initial value of a layer: at full width, and projected on the subspaces of its training.
 
-    ``projected = upperᵀ full lower``; an `upper` or `lower` of None is the whole space.
+    ``projected = upperᵀ full lower``; None for `upper` or `lower` stands for the whole space.
     """
 
     full: np.ndarray
@@ -64,10 +65,10 @@ class Origin(NamedTuple):
 
 
 class Origins(Protocol):
-    """Where every layer of a run began."""
+    """The origin of every layer of a run."""
 
     def __call__(self, index: int) -> Origin | None:
-        """Return where layer `index` began, or None where it was trained at full width."""
+        """Return the origin of layer `index`, or None if it was trained at full width."""
         ...
 
 
@@ -82,9 +83,9 @@ class Lift:
     ----------
     origins : Origins
     trained : callable
-        From a layer's index to V_i(t).
+        Maps a layer's index to V_i(t).
     complement_factor : callable
-        Returns c; with momentum that takes a loop over all steps.
+        Returns c; with momentum, by a loop over all steps.
     """
 
     origins: Origins
@@ -111,12 +112,12 @@ class Lift:
 
 
 class DrawnOrigins:
-    """Where the layers of a reduced run began, drawn again layer by layer.
+    """The origins of a reduced run's layers, drawn again layer by layer.
 
     With ``O_i = Ŵ_i(0) ··· Ŵ_2(0)`` the subspaces are the columns of ``P_i = O_i Q``, and hidden
-    layers projected on them began as a multiple of the identity. Layers asked for in order cost
-    one product of their own size each. Only one layer and its P are kept, so that an earlier layer
-    starts again from the first.
+    layers projected on them start as a multiple of the identity. Layers requested in order cost
+    one product of their own size each. Only one layer and its P are kept: a request for an earlier
+    layer starts again from the first.
     """
 
     def __init__(self, draw: Draw, Q: np.ndarray, reduced: Form, basis: np.ndarray):
@@ -124,7 +125,7 @@ class DrawnOrigins:
         self._restart()
 
     def __call__(self, index: int) -> Origin:
-        """Return where layer `index` began."""
+        """Return the origin of layer `index`."""
         projected = self._reduced(index)
         if index == 0:
             return Origin(first_layer(self._draw), projected, self._Q, self._basis)
@@ -141,7 +142,7 @@ class DrawnOrigins:
         self._layers = hidden_layers(self._draw)
 
     def _go_to(self, index: int) -> None:
-        """Leave ``Ŵ_i(0)``, P_{i-1} and P_i for i = `index` (0-based; P_0 is Q)."""
+        """Compute and keep ``Ŵ_i(0)``, P_{i-1} and P_i for i = `index` (0-based; P_0 is Q)."""
         if index < self._at:
             self._restart()
         while self._at < index:

@@ -1,4 +1,4 @@
-"""What a training run will do and cost, decided before anything is drawn."""
+"""The plan of a training run: method, shape and cost, decided before anything is drawn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,34 +13,34 @@ from fastdln.network import Network
 from fastdln.objectives.base import Objective, check_objective, reduced_objective
 from fastdln.optim.optimizers import Optimizer
 from fastdln.reduction.invariant_subspaces import Irreducible, invariant_subspaces, rank_tolerance
-from fastdln.utils import validation
+from fastdln.utils import arrays, validation
 
 GRADIENT_DESCENT = Optimizer()
 # Initialisations that are reduced exactly without forming a full-width layer.
 REDUCIBLE = ("orthogonal", "identity", "zero_asymmetric", "balanced")
-# Most of a given network's hidden dimensions that its invariant subspaces may keep.
+# Largest fraction of a given network's hidden dimensions that its invariant subspaces may keep.
 MOST_KEPT = 0.9
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a network will be trained, and what that costs.
+    """The method by which a network will be trained, and its cost.
 
     Attributes
     ----------
     method : {"reduced", "dense"}
     reason : str
-        Why this method.
+        Reason for the method.
     widths : tuple of int
         ``(d, m_1, …, m_{L-1}, d_y)`` of the network that is trained; d is the rank of the
         inputs.
     full_widths : tuple of int
-        ``(d_x, m_1, …, m_{L-1}, d_y)`` of the network that was asked for.
+        ``(d_x, m_1, …, m_{L-1}, d_y)`` of the requested network.
     dtype : numpy.dtype
     flops_per_step : float
         Floating-point operations of one step.
     bytes : int
-        Most memory the run holds at a time, in bytes.
+        Peak memory of the run, in bytes.
     """
 
     method: str
@@ -71,7 +71,7 @@ def plan(
     """
     check_objective(problem)
     validation.one_of("method", method, METHODS)
-    dtype = validation.float_dtype(dtype)
+    dtype = arrays.float_dtype(dtype)
     full = full_widths(problem.d_x, problem.d_y, width, depth)
     check_init(init, full)
     reduced = _drawn_widths(full, init, _rank(problem, optimizer))
@@ -107,7 +107,7 @@ def plan_network(
             f" d_x={problem.d_x} and d_y={problem.d_y}"
         )
     tolerance = rank_tolerance(tolerance, network.dtype, network.widths or (1,))
-    dtype = network.dtype if dtype is None else validation.float_dtype(dtype)
+    dtype = network.dtype if dtype is None else arrays.float_dtype(dtype)
     full = (network.d_x, *network.widths, network.d_y)
     obstacle, bases = _optimizer_obstacle(optimizer) or _depth_obstacle(full), []
     if method != "dense" and not obstacle:

@@ -1,1 +1,1 @@
-"""."""
+"""Sweeps over a grid of networks: cells, batches, executors, store."""

@@ -17,7 +17,7 @@ _DEFAULTS = {"width": None, "depth": None, "init": INITS, "seed": SEEDS}
 
 
 def split(given: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of every axis; take those with singular names out of the `options`.
+    """Return the values of every axis; remove values under singular names from `options`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The training runs of a sweep's cells: one problem, one set of options, and what cells vary."""
+"""The training runs of a sweep's cells: a shared problem and options, and each cell's axes."""
 
 import dataclasses
 import time
@@ -15,7 +15,7 @@ from fastdln.sweeps.fingerprint import digest
 from fastdln.sweeps.grid import Cell, Grid, default_record_steps, recorded
 from fastdln.utils import validation
 
-if TYPE_CHECKING:  # they import Numba, and figures and the command line import this
+if TYPE_CHECKING:  # imports Numba, which figures and the command line must not load
     from fastdln.reduction.plan import Plan
     from fastdln.result import TrainResult
     from fastdln.training.prepared import PreparedRun
@@ -30,7 +30,7 @@ LARGEST = "largest of Theorem 4.1"
 
 @dataclass(frozen=True)
 class CellRuns:
-    """How the cells of a sweep are trained.
+    """The problem and options that all runs of a sweep share.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class CellRuns:
         )
 
     def plans(self, cells: Iterable[Cell]) -> "dict[Cell, Plan]":
-        """Return the plan of every cell, made once for those that differ in their seed only."""
+        """Return the plan of every cell; cells that differ only in their seed share one."""
         from fastdln.training.prepared import planned_draw
 
         known: dict[tuple[str, int, int], Plan] = {}
@@ -154,7 +154,7 @@ class CellRuns:
         found = self.config.record()
         if found["learning_rate"] is None:
             found["learning_rate"] = LARGEST
-        found["device"] = self.config.device.partition(":")[0]  # any GPU can continue
+        found["device"] = self.config.device.partition(":")[0]  # a sweep may continue on any GPU
         return {
             "fastdln_version": version("fastdln"),
             "problem": _problem_name(self.problem, needs_fingerprint),

@@ -1,4 +1,4 @@
-"""The device that trains the cells of a sweep, and whether it can."""
+"""Choice and check of the device that trains the cells of a sweep."""
 
 import dataclasses
 import logging
@@ -20,7 +20,7 @@ log = logging.getLogger("fastdln")
 
 
 def with_device(runs: CellRuns, plans: Mapping[Cell, Plan], store: Any, client: Any) -> CellRuns:
-    """Return the runs with their device decided.
+    """Return the runs with their device chosen.
 
     A sweep that is continued keeps the device of its store, and a cluster uses its CPUs; else the
     cost models decide (`fastdln.backends.selection`).

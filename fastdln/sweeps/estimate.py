@@ -1,4 +1,4 @@
-"""How long a sweep will take, from the speed of a few of its networks on this machine, now."""
+"""Estimate of a sweep's duration, from timings of a few of its networks on this machine."""
 
 import dataclasses
 import time
@@ -66,13 +66,13 @@ def _probes(plans: "Mapping[Cell, Plan]") -> list[Cell]:
 
 
 def _step_seconds(runs: "CellRuns", cell: Cell, workers: int, budget: float) -> float:
-    """Return the seconds of one step of this cell while `workers` of its kind run at a time."""
+    """Return the seconds of one step of this cell while `workers` copies run at the same time."""
     copies = [Cell((i, 0, 0, 0), cell.init, cell.width, cell.depth, i) for i in range(workers)]
     start = _timed(runs, copies, 1)  # also compiles, and fills caches
     start = min(start, _timed(runs, copies, 1))
     steps, spent = 1, 0.0
     while spent < budget:
-        steps = _more(steps, spent, budget)
+        steps = _next_steps(steps, spent, budget)
         spent = max(_timed(runs, copies, steps) - start, 0.0)
         if steps >= MOST_STEPS:
             break
@@ -82,7 +82,7 @@ def _step_seconds(runs: "CellRuns", cell: Cell, workers: int, budget: float) -> 
 MOST_STEPS = 1_000_000
 
 
-def _more(steps: int, spent: float, budget: float) -> int:
+def _next_steps(steps: int, spent: float, budget: float) -> int:
     """Return a number of steps that should take the budget, growing at most tenfold."""
     growth = min(max(1.2 * budget / spent, 2.0), 10.0) if spent else 10.0
     return min(int(np.ceil(steps * growth)), MOST_STEPS)

@@ -1,4 +1,4 @@
-"""Where the cells of a sweep are computed: threads of this process, or a cluster's workers."""
+"""Executors of a sweep's cells: threads of this process, or the workers of a Dask cluster."""
 
 import queue
 import threading
@@ -47,7 +47,7 @@ class Executor(Protocol):
 
 
 class Threads:
-    """Cells on `count` threads of this process, each batch on one thread.
+    """Train cells on `count` threads of this process, each batch on one thread.
 
     The threads are daemons: a cell that cannot be stopped (it is being initialised, say)
     does not keep an interrupted program alive.
@@ -57,7 +57,7 @@ class Threads:
     running : dict
         The cells in training and the step each has reached.
     most : None
-        Bundles may be of any size: every cell is reported as it ends.
+        Batches may be of any size: every cell is reported as it ends.
     """
 
     most: int | None = None
@@ -71,7 +71,7 @@ class Threads:
         """Yield (cell, values) as cells finish, and None at least every `TICK` seconds.
 
         A cell's exception is raised here. When the caller closes the generator, cells in training
-        stop at their next callback; they are waited for for at most a second.
+        stop at their next callback; this waits at most a second for them.
         """
         tasks: queue.SimpleQueue[CellBatch] = queue.SimpleQueue()
         done: queue.SimpleQueue[tuple[Cell, Any]] = queue.SimpleQueue()
@@ -105,7 +105,7 @@ class Threads:
                     for cell, values in train(batch, self._report):
                         self.running.pop(cell, None)
                         done.put((cell, values))
-                except BaseException as error:  # handed to the caller, who raises it
+                except BaseException as error:  # raised again in the caller's thread
                     done.put((batch[0], error))
 
     def _report(self, cell: Cell, step: int) -> None:
@@ -128,16 +128,16 @@ def _collect(done: Any, count: int) -> Results:
 
 
 class Cluster:
-    """Cells on the workers of a Dask cluster, through the user's ``distributed.Client``.
+    """Train cells on the workers of a Dask cluster, through the user's ``distributed.Client``.
 
     Attributes
     ----------
     count : int
         Threads of all workers when the executor was made.
     running : dict
-        Empty: a cluster's workers do not report which cell they are at.
+        Empty: the workers of a cluster do not report their progress.
     most : int
-        Cells of a batch at most, for a batch is reported as a whole.
+        Most cells of a batch: a batch is reported as a whole.
     """
 
     most: int | None = 16
@@ -162,16 +162,16 @@ class Cluster:
     def results(self, train: TrainCells, batches: Sequence[CellBatch]) -> Results:
         """Yield (cell, values) as cells finish, and None at least every `TICK` seconds."""
         done: queue.SimpleQueue[tuple[Cell, Any]] = queue.SimpleQueue()
-        # `train` carries the data: it travels to each worker once, not with every cell.
-        # pure=False: timings must not be answered from an earlier sweep's results;
+        # `train` holds the data: it is sent to each worker once, not with every cell.
+        # pure=False: Dask must not reuse an earlier sweep's results, whose times differ;
         # priority: the first cells are the most expensive.
         carried = self._client.scatter(train, broadcast=True)
         futures = [
-            self._client.submit(_alone, carried, batch, pure=False, priority=-i)
+            self._client.submit(_train_on_one_thread, carried, batch, pure=False, priority=-i)
             for i, batch in enumerate(batches)
         ]
         for future, batch in zip(futures, batches, strict=True):
-            future.add_done_callback(_deliver(done, batch))
+            future.add_done_callback(_put_results(done, batch))
         try:
             yield from _collect(done, sum(map(len, batches)))
         finally:
@@ -179,18 +179,18 @@ class Cluster:
                 future.cancel()
 
 
-def _alone(train: TrainCells, batch: CellBatch) -> list[tuple[Cell, dict[str, Any]]]:
-    """Run one batch on one thread: a cluster's worker counts its threads itself."""
+def _train_on_one_thread(train: TrainCells, batch: CellBatch) -> list[tuple[Cell, dict[str, Any]]]:
+    """Train one batch on one thread: a Dask worker already runs one task on each of its threads."""
     with threads.limited(1):
         return list(train(batch, None))
 
 
-def _deliver(done: Any, batch: CellBatch) -> Callable[[Any], None]:
-    def deliver(future: Any) -> None:
+def _put_results(done: Any, batch: CellBatch) -> Callable[[Any], None]:
+    def put_results(future: Any) -> None:
         try:
             for found in future.result():
                 done.put(found)
-        except BaseException as error:  # handed to the caller, who raises it
+        except BaseException as error:  # raised again in the caller's thread
             done.put((batch[0], error))
 
-    return deliver
+    return put_results

@@ -1,4 +1,4 @@
-"""What tells problems apart in a store: a digest of everything that they hold."""
+"""The fingerprint by which a store recognises a problem: a digest of its attributes."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -12,44 +12,44 @@ from fastdln.objectives.base import Objective
 
 
 def digest(problem: Objective) -> str:
-    """Return the SHA-256 of everything that a problem holds, as hexadecimal digits.
+    """Return the SHA-256 of a problem's attributes, as hexadecimal digits.
 
-    Its attributes count in the order of their names: arrays with their shapes, numbers, text, and
-    lists and dicts of these. What it has computed from them (cached properties) does not, nor does
-    its code.
+    Attributes are hashed in the order of their names: arrays with their shapes, numbers, text, and
+    lists and dicts of these. Cached properties, which are computed from them, and code are left
+    out.
 
     Raises
     ------
     TypeError
-        If it holds something else, of which nobody can tell whether it is the same again.
+        If an attribute is of another type, whose equality cannot be checked in a later process.
     """
     found = hashlib.sha256()
     for name, value in sorted(getattr(problem, "__dict__", {}).items()):
         if not isinstance(getattr(type(problem), name, None), cached_property):
-            found.update(f"{name}={_written(name, value)};".encode())
+            found.update(f"{name}={_as_text(name, value)};".encode())
     for name, value in _slots(problem):
-        found.update(f"{name}={_written(name, value)};".encode())
+        found.update(f"{name}={_as_text(name, value)};".encode())
     return found.hexdigest()
 
 
 def _slots(problem: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the name and the value of every slot that is filled, by the class that made it."""
+    """Yield the name, with its declaring class, and the value of every slot that is set."""
     for parent in type(problem).__mro__:
         for name, member in sorted(vars(parent).items()):
             if isinstance(member, MemberDescriptorType) and hasattr(problem, name):
                 yield f"{parent.__name__}.{name}", member.__get__(problem)
 
 
-def _written(name: str, value: Any) -> str:
+def _as_text(name: str, value: Any) -> str:
     """Return a text that is the same for equal values in every process."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufcSU":
         array = np.ascontiguousarray(value)
         bits = hashlib.sha256(array.astype(array.dtype.newbyteorder("<")).tobytes())
         return f"{array.dtype.name}{array.shape}{bits.hexdigest()}"
     if isinstance(value, list | tuple):
-        return f"[{','.join(_written(name, v) for v in value)}]"
+        return f"[{','.join(_as_text(name, v) for v in value)}]"
     if isinstance(value, Mapping):
-        pairs = (f"{_written(name, k)}:{_written(name, v)}" for k, v in value.items())
+        pairs = (f"{_as_text(name, k)}:{_as_text(name, v)}" for k, v in value.items())
         return f"{{{','.join(sorted(pairs))}}}"
     if value is None or isinstance(value, bool | int | float | complex | str | np.generic):
         return str(value)

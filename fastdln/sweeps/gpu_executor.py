@@ -1,4 +1,4 @@
-"""The cells of a sweep on one GPU, many at once; a `fastdln.sweeps.executors.Executor`."""
+"""Executor of a sweep's cells on one GPU, many at the same time."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,9 @@ from fastdln.training.run import Run
 
 
 class OneGpu:
-    """Cells on one GPU: those that can be batched at the same time, then the others one by one.
+    """Train cells on one GPU: batchable ones at the same time, then the others one by one.
+
+    A `fastdln.sweeps.executors.Executor`.
 
     Parameters
     ----------
@@ -19,7 +21,7 @@ class OneGpu:
     Attributes
     ----------
     count : int
-        Cells that hold memory of this process at a time: one, while it is drawn.
+        Cells that use host memory at a time: one, while it is drawn.
     running : dict
         The cells in training and the step each has reached.
     """

@@ -50,7 +50,7 @@ COORDINATES: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One network of a sweep, and its place in the grid."""
+    """One network of a sweep, and its index in the grid."""
 
     index: tuple[int, int, int, int] = field(repr=False)
     init: str
@@ -74,7 +74,7 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """How many values each axis of cells has."""
+        """Number of values on each axis of cells."""
         return len(self.init), len(self.width), len(self.depth), len(self.seed)
 
     def cells(self) -> Iterator[Cell]:
@@ -102,7 +102,7 @@ class Grid:
 
     @property
     def bytes(self) -> int:
-        """Memory that the results take."""
+        """Memory of the results, in bytes."""
         return sum(
             math.prod(self.layout(name)[1]) * _in_memory(kind).itemsize
             for name, (kind, _, _) in VARIABLES.items()

@@ -1,4 +1,4 @@
-"""One writer per store: a lock that the operating system drops with the process."""
+"""Lock for one writer per store; the operating system releases it when the process dies."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ class DirectoryLock:
             raise
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         os.close(self._handle)
 
 

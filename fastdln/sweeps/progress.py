@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live bar on a terminal, plain lines elsewhere, or nothing."""
+"""Progress display of a sweep: a live bar on a terminal, plain lines elsewhere, or nothing."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ LINE_EVERY = 30.0
 
 
 def duration(seconds: float) -> str:
-    """Return a length of time in words a person would use."""
+    """Return a duration as text, in its largest suitable unit."""
     if seconds < 1:
         return "under 1 s"
     if seconds < 99.5:
@@ -25,16 +25,16 @@ def duration(seconds: float) -> str:
 
 
 class Tally:
-    """How far a sweep is, by work rather than by cells: cells differ in cost by 10⁵ and more.
+    """Progress of a sweep, measured by work and not by cells, whose costs differ by 10⁵ and more.
 
     Parameters
     ----------
     costs : mapping of Cell to float
         Work of every cell still to do, in any unit.
     steps : int
-        Steps of a cell, to count the part of a cell in work that is done.
+        Steps of a cell, for the finished fraction of a running cell.
     finished : int
-        Cells found done at the start.
+        Cells already done at the start.
     """
 
     def __init__(self, costs: Mapping[Cell, float], steps: int, finished: int = 0):
@@ -42,49 +42,55 @@ class Tally:
         self.steps = max(steps, 1)
         self.cells = finished + len(costs)
         self.finished = finished
-        self._found = finished
+        self._finished_at_start = finished
         self._total = sum(costs.values()) or 1.0
-        self._done = 0.0  # work of finished cells, as if none had stopped early
-        self._carried_out = 0.0  # the part of it that was really done
-        self._part = 0.0
+        self._finished_work = 0.0  # work of finished cells, as if none had stopped early
+        self._executed_work = 0.0  # work of finished cells up to their last step
+        self._running_work = 0.0
         self._start = time.monotonic()
         self.running: dict[Cell, float] = {}
 
     def finish(self, cell: Cell, steps_taken: int) -> None:
         """Count a cell as done after `steps_taken` steps."""
         self.finished += 1
-        self._done += self.costs[cell]
-        self._carried_out += self.costs[cell] * steps_taken / self.steps
+        self._finished_work += self.costs[cell]
+        self._executed_work += self.costs[cell] * steps_taken / self.steps
 
     def watch(self, running: Mapping[Cell, int]) -> None:
-        """Note the step that each cell in work has reached."""
-        # A copy first: other threads add and remove cells meanwhile.
+        """Update the step that each running cell has reached."""
+        # Copy first: other threads add and remove cells meanwhile.
         self.running = {cell: step / self.steps for cell, step in dict(running).items()}
-        self._part = sum(self.costs[cell] * part for cell, part in self.running.items())
+        self._running_work = sum(self.costs[cell] * part for cell, part in self.running.items())
 
     @property
     def fraction(self) -> float:
-        """Part of the work that is done, 0 to 1."""
+        """Fraction of the work that is done, 0 to 1."""
         if self.finished == self.cells:
             return 1.0
-        return min((self._done + self._part) / self._total, 1.0)
+        return min((self._finished_work + self._running_work) / self._total, 1.0)
 
     def remaining(self) -> float | None:
-        """Seconds left at the pace so far if no further cell converges or diverges: at most.
+        """Return an upper estimate of the seconds left: speed so far, no further early stop.
 
-        Cells that stopped early count with the steps they took. Counted in full they would
-        promise far too much: the deepest come first and are the first to diverge.
+        Cells that stopped early count with the steps they took. Counted in full they would make
+        the estimate far too low: the deepest cells run first and are the first to diverge.
         """
-        carried_out = self._carried_out + self._part
-        if not carried_out:
+        executed = self._executed_work + self._running_work
+        if not executed:
             return None
-        return self._elapsed() * max(self._total - self._done - self._part, 0.0) / carried_out
+        return (
+            self._elapsed()
+            * max(self._total - self._finished_work - self._running_work, 0.0)
+            / executed
+        )
 
     def text(self) -> str:
-        """Say how many cells are done, how fast they go and how long the rest takes."""
+        """Return, as text, the number of finished cells, their rate and the time left."""
         parts = [f"{self.finished}/{self.cells} cells"]
-        if self.finished > self._found:
-            parts.append(_pace((self.finished - self._found) / max(self._elapsed(), 1e-9)))
+        if self.finished > self._finished_at_start:
+            parts.append(
+                _rate((self.finished - self._finished_at_start) / max(self._elapsed(), 1e-9))
+            )
         left = self.remaining()
         if self.finished == self.cells:
             parts.append(f"in {duration(self._elapsed())}")
@@ -93,7 +99,7 @@ class Tally:
         return ", ".join(parts)
 
     def now(self) -> str:
-        """Say what is being trained."""
+        """Return the cells in training, as text."""
         cells = [f"{cell} ({part:.0%})" for cell, part in self.running.items()]
         return f"training {', '.join(cells)}" if cells else ""
 
@@ -101,7 +107,7 @@ class Tally:
         return time.monotonic() - self._start
 
 
-def _pace(per_second: float) -> str:
+def _rate(per_second: float) -> str:
     if per_second >= 1:
         return f"{per_second:.1f} cells/s"
     if per_second >= 1 / 60:
@@ -110,7 +116,7 @@ def _pace(per_second: float) -> str:
 
 
 class Silent:
-    """Shows nothing."""
+    """A display that shows nothing."""
 
     def __enter__(self) -> "Silent":
         return self
@@ -129,14 +135,14 @@ class Lines(Silent):
         self._next = time.monotonic() + LINE_EVERY
 
     def show(self, tally: Tally) -> None:
-        """Print a line if the last one is old, or if this is the last one."""
+        """Print a line if `LINE_EVERY` seconds have passed or the sweep is finished."""
         if time.monotonic() >= self._next or tally.finished == tally.cells:
             self._next = time.monotonic() + LINE_EVERY
             print(f"{tally.fraction:4.0%}  {tally.text()}", file=sys.stderr, flush=True)
 
 
 class Bar(Silent):
-    """A live bar, with what is being trained below it."""
+    """A live bar, with the cells in training below it."""
 
     def __init__(self, console: Any):
         from rich.live import Live
@@ -170,7 +176,7 @@ class Bar(Silent):
 
 
 def reporter(shown: bool) -> Silent:
-    """Return what fits standard error: a live bar on a terminal, else plain lines."""
+    """Return the display for standard error: a live bar on a terminal, else plain lines."""
     if not shown:
         return Silent()
     from rich.console import Console

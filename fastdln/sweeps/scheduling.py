@@ -1,4 +1,4 @@
-"""Which cells of a sweep one thread trains in a batch, and which it trains alone."""
+"""Division of a sweep's cells into batches, each trained by one thread."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,8 +11,8 @@ from fastdln.sweeps.cell_runs import CellRuns
 from fastdln.sweeps.executors import CellBatch
 from fastdln.sweeps.grid import Cell
 
-# Most bytes of a network, while it is drawn, that is trained in a batch: drawing a larger one takes
-# longer than training it, and as many at a time as there are lanes would take much memory.
+# Largest network, in bytes while it is drawn, that is trained in a batch: a larger one takes longer
+# to draw than to train, and one for each lane would take much memory.
 MOST_BYTES = 2**24
 
 
@@ -25,7 +25,7 @@ def cell_batches(
 ) -> list[CellBatch]:
     """Return all `cells` in batches: several of one trained shape where that is faster.
 
-    Reduced networks have one shape whatever their width was. A cell has the same bits in any
+    Reduced networks of different widths have one shape. A cell has the same bits in any
     batch.
 
     Parameters
@@ -35,7 +35,7 @@ def cell_batches(
     most : int, optional
         Most cells of a batch; None for no limit.
     """
-    alone: list[CellBatch] = []
+    batches: list[CellBatch] = []
     shapes: dict[tuple[int, ...], list[Cell]] = {}
     batchable: dict[tuple[int, ...], bool] = {}
     for cell in cells:
@@ -45,10 +45,10 @@ def cell_batches(
         if batchable[plan.widths] and plan.bytes <= MOST_BYTES:
             shapes.setdefault(plan.widths, []).append(cell)
         else:
-            alone.append((cell,))
+            batches.append((cell,))
     for members in shapes.values():
-        alone += _divided(plans[members[0]], members, threads, most)
-    return alone
+        batches += _divided(plans[members[0]], members, threads, most)
+    return batches
 
 
 def _can_batch(runs: CellRuns, plan: Plan) -> bool:
@@ -64,7 +64,7 @@ def _can_batch(runs: CellRuns, plan: Plan) -> bool:
 
 
 def _divided(plan: Plan, members: list[Cell], threads: int, most: int | None) -> list[CellBatch]:
-    """Return cells of one shape in as many batches as threads, or more, or each alone."""
+    """Divide cells of one shape into about a batch or more a thread, or into single cells."""
     each = -(-len(members) // threads)
     each = each if most is None else min(each, most)
     if not batching_pays(plan.widths, plan.dtype, each):
@@ -74,6 +74,6 @@ def _divided(plan: Plan, members: list[Cell], threads: int, most: int | None) ->
 
 
 def batch_bytes(batch: CellBatch, plans: Mapping[Cell, Plan]) -> int:
-    """Return about how many bytes training a batch holds at a time, at most."""
+    """Return an upper estimate of the bytes that training a batch holds at a time."""
     sizes = sorted((plans[cell].bytes for cell in batch), reverse=True)
     return sum(sizes[: lanes(plans[batch[0]].dtype)])

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import zarr
 
 KIND = "fastdln sweep"
-# In the directory from before its first metadata until after the last: a store that still has
-# it was cut off while being created, holds no cell, and may be created anew.
+# Marker file, present from before the first metadata is written until after the last: a store that
+# still has it was interrupted during creation, holds no cell, and may be created anew.
 CREATING = ".fastdln-creating"
 
 
@@ -37,18 +37,18 @@ class Store:
     grid : Grid
         The sweep's axes.
     attributes : dict
-        Everything that decides the results, as JSON values; compared with a store found there.
+        Everything that decides the results, as JSON values; compared with an existing store's.
 
     Raises
     ------
     TypeError
         If `path` is not a path.
     ValueError
-        If there is something else at `path`, or the store of a sweep with other arguments.
+        If `path` holds other files, or the store of a sweep with other arguments.
     BlockingIOError
         If another process has the store open.
     OSError
-        If the place cannot be written.
+        If `path` cannot be written.
     """
 
     def __init__(self, path: Any, grid: Grid, attributes: Mapping[str, Any]):
@@ -96,14 +96,14 @@ def read(path: Any) -> "xr.Dataset":
     FileNotFoundError
         If there is nothing at `path`.
     ValueError
-        If what is there is not the store of a sweep.
+        If `path` is not the store of a sweep.
     """
     import xarray as xr
 
     path = local_path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no sweep at {path}")
-    if not _is_ours(path):
+    if not _is_sweep(path):
         raise ValueError(f"{path} is not the store of a fastdln sweep")
     dataset = xr.open_zarr(path, chunks=None).load()
     for name in ("init", *(k for k, (kind, _, _) in VARIABLES.items() if kind == "str")):
@@ -128,10 +128,10 @@ def local_path(path: Any) -> Path:
 
 
 def _prepare_directory(path: Path) -> None:
-    """Make the directory, or see that what is there is ours and writable."""
+    """Create the directory, or check that it is empty or a sweep's store, and writable."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"store must be a directory, but {path} is a file")
-    if path.is_dir() and not (_is_new(path) or _is_ours(path)):
+    if path.is_dir() and not (_is_new(path) or _is_sweep(path)):
         raise ValueError(
             f"store must be absent, empty or the store of this sweep, but {path} holds other files"
         )
@@ -153,12 +153,12 @@ def _locked(path: Path) -> DirectoryLock:
 
 
 def _is_new(path: Path) -> bool:
-    """Whether the directory is empty, or was cut off while being created."""
+    """Return whether the directory is empty, or its creation was interrupted."""
     names = {entry.name for entry in path.iterdir()} - {".lock"}
     return not names or CREATING in names
 
 
-def _is_ours(path: Path) -> bool:
+def _is_sweep(path: Path) -> bool:
     return _attributes(path).get("kind") == KIND
 
 
@@ -182,15 +182,15 @@ def _create(path: Path, grid: Grid, attributes: Mapping[str, Any]) -> None:
     for name in VARIABLES:
         _create_variable(group, grid, name)
     with warnings.catch_warnings():
-        # Not yet in Zarr's specification, and ignored by those who do not know it; without it
-        # xarray warns that opening is slow.
+        # Consolidated metadata are not yet in Zarr's specification, and readers that do not know
+        # them ignore them; without them xarray warns that opening is slow.
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(path)
     (path / CREATING).unlink()
 
 
 def _clear(path: Path) -> None:
-    """Remove what a creation that was cut off left behind, and nothing else."""
+    """Remove the files of an interrupted creation, and nothing else."""
     (path / "zarr.json").unlink(missing_ok=True)
     for name in (*COORDINATES, *VARIABLES):
         if (path / name).is_dir():
@@ -230,7 +230,7 @@ def _open_group(path: Path) -> "zarr.Group":
 
 
 def _compare(path: Path, attributes: Mapping[str, Any]) -> None:
-    """Raise where the store's attributes are not these."""
+    """Raise ValueError if the store's attributes are not these."""
     stored = _attributes(path)
     given = json.loads(json.dumps({"kind": KIND, **attributes}))
     names = [*given, *(k for k in stored if k not in given)]
@@ -247,7 +247,7 @@ def _compare(path: Path, attributes: Mapping[str, Any]) -> None:
 
 
 def _difference(name: str, stored: Any, given: Any) -> str:
-    """Say how two values differ; of long lists, only the elements that do."""
+    """Describe how two values differ; of lists, name only the elements that differ."""
     if isinstance(stored, list) and isinstance(given, list) and set(stored) != set(given):
         only = {
             "there": [v for v in stored if v not in given],

@@ -1,4 +1,4 @@
-"""Training every network of a grid init × width × depth × seed, interruptible at any moment."""
+"""Train every network of a grid init × width × depth × seed, interruptible at any moment."""
 
 import os
 from collections.abc import Iterable
@@ -11,8 +11,8 @@ from fastdln.sweeps.axes import INITS, SEEDS
 from fastdln.sweeps.cell_runs import CellRuns
 from fastdln.sweeps.executors import Cluster, Executor, Threads
 from fastdln.sweeps.grid import Cell, Grid
-from fastdln.sweeps.keeper import Memory, keeper
 from fastdln.sweeps.progress import Tally, reporter
+from fastdln.sweeps.results import ResultsInMemory, open_results
 from fastdln.utils import memory, threads, validation
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def sweep(
         ``"auto"`` is the CPU.
     device : str
         ``"cpu"``, ``"gpu"``, ``"gpu:N"`` or ``"auto"``, as in `fastdln.train`; ``"auto"`` continues
-        a store where it was begun. A GPU trains many networks in one launch.
+        a store on the kind of device it was begun on. A GPU trains many networks in one launch.
     progress : bool
         Whether to show progress on standard error.
     dtype : dtype, optional
@@ -137,41 +137,41 @@ def sweep(
     executor = _executor(client, workers, runs)
     _require_memory(executor, runs, plans, grid)
     with ExitStack() as stack:
-        kept = keeper(grid, attributes, store)
-        stack.callback(kept.close)
-        _run(kept, executor, runs, plans, progress)
-        return grid.dataset(kept.values, kept.attributes)
+        results = open_results(grid, attributes, store)
+        stack.callback(results.close)
+        _run(results, executor, runs, plans, progress)
+        return grid.dataset(results.values, results.attributes)
 
 
 def _run(
-    kept: Memory,
+    results: ResultsInMemory,
     executor: Executor,
     runs: CellRuns,
     plans: "dict[Cell, Plan]",
     progress: bool,
 ) -> None:
-    """Train the pending cells, the most expensive first, so that none is left to the end alone."""
+    """Train the pending cells, the most expensive first, so that no long cell runs last alone."""
     from fastdln.sweeps.scheduling import cell_batches
 
     steps = runs.config.steps
-    costs = {c: work(p, steps) for c, p in plans.items() if kept.pending(c)}
+    costs = {c: work(p, steps) for c, p in plans.items() if results.pending(c)}
     order = cell_batches(runs, plans, list(costs), executor.count, executor.most)
     order.sort(key=lambda batch: sum(costs[cell] for cell in batch), reverse=True)
     tally = Tally(costs, steps, finished=len(plans) - len(costs))
     if not order:
         return
     try:
-        with reporter(progress) as report, closing(executor.results(runs.train, order)) as results:
-            for result in results:
-                if result is not None:
-                    cell, values = result
-                    kept.write(cell, values)
+        with reporter(progress) as report, closing(executor.results(runs.train, order)) as ended:
+            for found in ended:
+                if found is not None:
+                    cell, values = found
+                    results.write(cell, values)
                     tally.finish(cell, values["steps_taken"])
                 tally.watch(executor.running)
                 report.show(tally)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"stopped with {tally.finished} of {tally.cells} networks done; {kept.advice}"
+            f"stopped with {tally.finished} of {tally.cells} networks done; {results.advice}"
         ) from None
 
 

@@ -9,12 +9,12 @@ from fastdln.result import TrainResult
 from fastdln.training.prepared import PreparedRun
 from fastdln.training.run import Run
 
-# The number and the result of a run that has ended, or how far each run in training is.
+# The index and the result of a run that has ended, or the progress of each run in training.
 Found = tuple[int, TrainResult] | Progress
 
 
 def can_batch_on_cpu(prepared: PreparedRun) -> bool:
-    """Return whether networks in SIMD lanes have the bits of one trained alone."""
+    """Return whether a network in a SIMD lane gets the same bits as one trained alone."""
     chosen, config = prepared.plan, prepared.config
     return cpu_batch.can_batch(
         chosen.widths,
@@ -27,10 +27,10 @@ def can_batch_on_cpu(prepared: PreparedRun) -> bool:
 
 
 def can_batch_on_gpu(prepared: PreparedRun) -> bool:
-    """Return whether one launch trains this network and others of its problem and optimiser."""
+    """Return whether one launch can train this network with others of its problem and optimiser."""
     if prepared.launcher is None:
         return False
-    from fastdln.backends.gpu import batch as gpu_batch  # compiles with CuPy
+    from fastdln.backends.gpu import batch as gpu_batch  # needs CuPy
 
     return gpu_batch.can_batch(
         prepared.launcher,
@@ -47,7 +47,7 @@ def train_on_cpu(runs: Iterator[tuple[int, Run]], lanes: int) -> Iterator[Found]
     Parameters
     ----------
     runs : iterator of (int, Run)
-        Numbered runs, each taken when a lane is free.
+        Indexed runs, each taken when a lane is free.
     lanes : int
         Runs to train at a time.
     """
@@ -71,19 +71,19 @@ def train_on_gpu(runs: Sequence[Run], keep_layers: bool) -> Iterator[Found]:
     runs : sequence of Run
         For which `can_batch_on_gpu` holds.
     keep_layers : bool
-        Whether results hold their layers; else these can be read until the next result.
+        Whether results hold their layers; else a result's layers can be read until the next result.
 
     Raises
     ------
     MemoryError
         If one network alone does not fit on the GPU.
     """
-    from fastdln.backends.gpu import batch as gpu_batch  # compiles with CuPy
+    from fastdln.backends.gpu import batch as gpu_batch  # needs CuPy
 
     launcher = runs[0].prepared.launcher
-    assert launcher is not None  # as `can_batch_on_gpu` says
+    assert launcher is not None  # implied by `can_batch_on_gpu`
     for run in runs:
-        run.keeps_origins = keep_layers  # they hold full-width layers, or draw them again
+        run.keeps_origins = keep_layers  # origins hold or draw full-width layers
     with launcher.here():
         found = gpu_batch.train_batch(launcher, [run.workload for run in runs])
         yield from _results(found, dict(enumerate(runs)), copy_layers=keep_layers)

@@ -1,4 +1,4 @@
-"""Many networks of one shape trained together: threads take networks, not parts of one."""
+"""Train many networks of one shape: each thread trains whole networks, not parts of one."""
 
 import functools
 import itertools
@@ -30,7 +30,7 @@ from fastdln.utils import threads, validation
 log = logging.getLogger("fastdln")
 
 _T = TypeVar("_T")
-# Trains the runs that it takes from a queue; yields results as networks end.
+# Trains runs from a queue; yields (index, result) as networks end.
 TrainQueue = Callable[["_Queue", Callback], Iterator[tuple[int, TrainResult]]]
 
 
@@ -77,10 +77,10 @@ def train_many(
     Raises
     ------
     TypeError, ValueError, MemoryError
-        As `fastdln.train`; and where `learning_rates` has not one number for every seed.
+        As `fastdln.train`; and if `learning_rates` does not hold one number for every seed.
     """
     keys = [seed_key(seed) for seed in _listed("seeds", seeds)]
-    rates = _one_each(learning_rates, len(keys))
+    rates = _checked_rates(learning_rates, len(keys))
     for name in ("seed", "learning_rate"):
         if name in options:
             raise TypeError(f"{name} must be given as {name}s, one for each network")
@@ -104,7 +104,7 @@ def train_many(
 
 
 class _Queue(Iterator[tuple[int, Run]]):
-    """Runs, taken by any thread, and none once it is closed."""
+    """Thread-safe iterator of (index, run), exhausted once `closed` is set."""
 
     def __init__(self, prepared: PreparedRun, runs: Iterator[tuple[int, float | None]]):
         self.closed = False
@@ -131,7 +131,7 @@ class _Queue(Iterator[tuple[int, Run]]):
 
 
 class _Closed(Exception):
-    """Training was stopped from outside."""
+    """Raised in a network's callback to stop its training: the queue is closed."""
 
 
 def _one_by_one(queue: _Queue, callback: Callback) -> Iterator[tuple[int, TrainResult]]:
@@ -151,11 +151,11 @@ def _batched(queue: _Queue, callback: Callback, most: int) -> Iterator[tuple[int
 def _collect(
     train: TrainQueue, queue: _Queue, callback: Callback | None, workers: int, count: int
 ) -> list[TrainResult]:
-    """Let every worker train the runs that it takes from the queue; return results in order."""
+    """Train the runs of the queue on `workers` threads; return results in order."""
     callback = queue.closing(callback)
 
     def work() -> list[tuple[int, TrainResult]]:
-        # One thread a network; set here, for a limit belongs to the thread that sets it.
+        # One thread a network; set here, because a limit applies to the thread that sets it.
         with threads.limited(1):
             try:
                 return list(train(queue, callback))
@@ -172,7 +172,7 @@ def _collect(
             try:
                 running = [pool.submit(work) for _ in range(workers)]
                 found = list(itertools.chain.from_iterable(run.result() for run in running))
-            except BaseException:  # Ctrl-C among them: the pool waits for its threads
+            except BaseException:  # also Ctrl-C; leaving the pool waits for its threads
                 queue.closed = True
                 raise
     results = dict(found)
@@ -199,8 +199,8 @@ def _listed(name: str, values: Iterable[_T] | float) -> list[_T]:
     return list(values)
 
 
-def _one_each(rates: float | Iterable[float | None] | None, count: int) -> list[float | None]:
-    """Return one checked rate for each network, so that a bad one is found before training."""
+def _checked_rates(rates: float | Iterable[float | None] | None, count: int) -> list[float | None]:
+    """Return one rate for each network, all checked before any is trained."""
     if rates is None or isinstance(rates, numbers.Real):
         each: list[Any] = [rates] * count
     else:

@@ -1,7 +1,7 @@
-"""A training run after its options: checked against its problem and this machine, and planned.
+"""Prepare a training run: check its options against the problem and this machine, and plan it.
 
-`PreparedRun` is what runs of different seeds and learning rates share, so that many of them are
-checked and planned once.
+Runs that differ in seed and learning rate only share a `PreparedRun`: they are checked and planned
+once.
 """
 
 import dataclasses
@@ -38,14 +38,14 @@ log = logging.getLogger("fastdln")
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run that is checked and planned: all of it but its seed and its learning rate.
+    """A checked and planned run, complete except for its seed and its learning rate.
 
     Attributes
     ----------
     problem : Objective
         As given.
     config : TrainConfig
-        Its device is decided.
+        The options, with the device chosen.
     network : Network or None
         The network to train, where it is not drawn.
     bases : tuple of ndarray
@@ -56,7 +56,7 @@ class PreparedRun:
     tolerance : float
         Relative loss at or below which the run has converged.
     reason : str
-        Why this method, and why this device where it was left to fastdln.
+        Reason for the method, and for the device where fastdln chose it.
     """
 
     problem: Objective
@@ -83,7 +83,7 @@ class PreparedRun:
         """Launches kernels on the GPU that trains the network; None on the CPU."""
         if not selection.is_gpu(self.config.device):
             return None
-        from fastdln.backends.gpu import launcher  # with CuPy
+        from fastdln.backends.gpu import launcher  # needs CuPy
 
         return launcher.launcher_on(self.config.device, self.plan.dtype)
 
@@ -111,7 +111,7 @@ class PreparedRun:
         )
 
     def require_memory(self) -> None:
-        """Raise MemoryError unless the network fits; the GPU backend checks for itself."""
+        """Raise MemoryError unless the network fits; on a GPU, the backend checks its memory."""
         if self.launcher is None and self.plan.bytes > memory.SMALL_BYTES:
             hidden = self.plan.full_widths[1:-1]
             what = f"a network of depth {len(hidden) + 1} and width {max(hidden, default=0)}"
@@ -186,7 +186,7 @@ def work(
     networks: dict[tuple[int, ...], int],
     largest: Plan,
 ) -> selection.Work:
-    """Return what is to be trained, for the choice of a device."""
+    """Return the sizes and options of the networks to train, for the choice of a device."""
     optimizer = Optimizer.of(config)
     return selection.Work(
         networks,
@@ -203,7 +203,7 @@ def work(
 def _planned(
     problem: Objective, config: TrainConfig, network: Network | None
 ) -> tuple[Plan, tuple[np.ndarray, ...]]:
-    """Return how the network is trained, and the invariant subspaces of a given one."""
+    """Return the plan of a run, and the invariant subspaces of a given network."""
     optimizer = Optimizer.of(config)
     if network is not None:
         if any(getattr(config, name) is not None for name in ("width", "depth", "init", "gain")):
@@ -225,7 +225,7 @@ def _planned(
 
 
 def planned_draw(problem: Objective, config: TrainConfig) -> Plan:
-    """Return how a drawn network is trained."""
+    """Return the plan of a run that draws its network."""
     return plan(
         problem,
         width=config.width,

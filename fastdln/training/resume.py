@@ -1,4 +1,4 @@
-"""Going on with a run that has ended: `fastdln.resume`."""
+"""Continue a run that has ended: `fastdln.resume`."""
 
 from fastdln.optim.loop import Callback
 from fastdln.result import TrainResult
@@ -8,20 +8,20 @@ from fastdln.utils.suggestions import suggests_names
 
 @suggests_names
 def resume(result: TrainResult, *, steps: int, callback: Callback | None = None) -> TrainResult:
-    """Go on with a run that has ended.
+    """Continue a run that has ended.
 
     The result is that of one run of all steps: the optimiser's state and the order of
-    minibatches go on, and so does the tolerance, which is relative to the first loss of all. The
-    bits are the same but with the zigzag kernel, whose deferred update is applied in between.
+    minibatches continue, and the tolerance stays relative to the loss before the first step. The
+    bits are the same except with the zigzag kernel, whose deferred update is applied in between.
 
     Parameters
     ----------
     result : TrainResult
-        Of a run with ``resumable=True``; it is left as it is.
+        Of a run with ``resumable=True``; it is not modified.
     steps : int
         Steps to take beyond those taken, 0 or more.
     callback : callable, optional
-        As in `train`; steps are counted from the first of all.
+        As in `train`; steps are counted from the start of the first run.
 
     Returns
     -------

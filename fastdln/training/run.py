@@ -1,4 +1,4 @@
-"""One training run: its workload for a backend, its result, and what it can be resumed from."""
+"""One training run: its workload for a backend, its result, and the state to resume from."""
 
 import dataclasses
 import functools
@@ -29,13 +29,13 @@ class Run:
     prepared : PreparedRun
     learning_rate : float
     schedule : Minibatches or None
-        The minibatch of each step, counted from the run's first step of all.
+        The minibatch of each step, counted from the start of the first run.
     initial_layers : callable
         Draws the layers to train.
     started : float
-        When the run began, by `time.perf_counter`.
+        Start of the run, by `time.perf_counter`.
     checkpoint : Checkpoint
-        Where it goes on.
+        Point from which the run starts.
     earlier_losses : ndarray
         All losses up to the checkpoint; the last is evaluated again.
     """
@@ -77,7 +77,7 @@ class Run:
         )
 
     def _draw(self) -> Iterable[Layer]:
-        """Return the layers to train, and keep where full-width weights come from."""
+        """Return the layers to train, and keep the origins of full-width weights."""
         self.prepared.require_memory()
         initial = self._initial_layers()
         if self.keeps_origins:
@@ -85,7 +85,7 @@ class Run:
         return initial.layers
 
     def train(self, callback: Callback | None = None) -> TrainResult:
-        """Train alone."""
+        """Train this run alone, not in a batch."""
         config, earlier = self.prepared.config, self.checkpoint.steps
         with selection.make_trainer(self.workload, self.prepared.launcher) as trainer:
             trainer.advance(0)
@@ -93,7 +93,7 @@ class Run:
                 trainer.advance(config.steps)
                 if callback is not None:
                     callback(earlier + trainer.step, float(trainer.losses[trainer.step]))
-            # A copy: not a view of the losses of all steps that were allowed.
+            # Copy: a view would keep the losses of all allowed steps in memory.
             losses = trainer.losses[: trainer.step + 1].copy()
             state = trainer.optimizer_state() if config.resumable else ()
             layers = trainer.trained_layers()
@@ -117,14 +117,14 @@ class Run:
         )
 
     def _lifted(self, layer: Callable[[int], np.ndarray], steps: int) -> Network:
-        """Return the trained network at full width, keeping no more than its weights need."""
+        """Return the trained network at full width, holding only the data its weights need."""
         chosen, optimizer = self.prepared.plan, self.prepared.optimizer
         factor = functools.partial(optimizer.complement_factor, self.learning_rate, steps)
         form = Lift(self._origins, layer, factor)
         return Network.trusted(LiftedWeights(layer_shapes(chosen.full_widths), chosen.dtype, form))
 
     def _state(self, outcome: Outcome) -> "ResumeState":
-        """Return the state without what only the start of the run needed."""
+        """Return the state to resume from, without data needed only at the start of the run."""
         prepared = dataclasses.replace(self.prepared, network=None, bases=())
         return ResumeState(
             prepared,
@@ -137,7 +137,7 @@ class Run:
 
 
 class ResumeState(NamedTuple):
-    """What `fastdln.resume` goes on from.
+    """The state from which `fastdln.resume` continues.
 
     Attributes
     ----------
@@ -145,9 +145,9 @@ class ResumeState(NamedTuple):
     learning_rate : float
     schedule : Minibatches or None
     origins : Origins
-        Where full-width weights come from.
+        Full-width origins of the layers.
     layer : callable
-        From an index to that trained layer.
+        Maps an index to that trained layer.
     optimizer_state : tuple of tuple of ndarray
         As in `Checkpoint`.
     """
@@ -179,5 +179,5 @@ class ResumeState(NamedTuple):
 
 
 def _no_origin(index: int) -> None:
-    """Say that a layer is wanted as it was trained, or not at all."""
+    """Return None, for a layer that was trained at full width or whose origin is not kept."""
     return None

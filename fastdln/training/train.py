@@ -1,4 +1,4 @@
-"""Training one network: `fastdln.train`."""
+"""Train one network: `fastdln.train`."""
 
 import time
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def train(
     problem : Regression, Logistic, MatrixCompletion, MatrixSensing or another objective
         The loss, a function of the end-to-end matrix; see `fastdln.Objective` for your own.
     width, depth, init, gain
-        The network to draw, as in `fastdln.initialize`; orthogonal, of gain 1, where not said.
+        The network to draw, as in `fastdln.initialize`; by default orthogonal, of gain 1.
     steps : int
         Steps to take, 0 or more.
     learning_rate : float, optional
@@ -70,14 +70,14 @@ def train(
         permutation of the samples that is drawn anew, from `seed`, when it is used up (a last
         part smaller than a batch is left out). The gradient is scaled to be unbiased; the loss
         is the full one at every step.
-    seed : int or what `numpy.random.default_rng` accepts
+    seed : int, or as for `numpy.random.default_rng`
         Decides the network and the minibatches.
     dtype : {"float64", "float32"}, optional
         None means the given network's, or float64. Losses are float64 always.
     device : {"cpu", "gpu", "gpu:N", "auto"}
         ``"gpu"`` needs an NVIDIA GPU and CuPy (``fastdln[cuda12]`` or ``[cuda13]``); ``"auto"``
         takes the GPU where one is usable and cost models expect it to be clearly faster, its start
-        included. The result says which it was, and why.
+        included. The result states the device and the reason.
     method : {"auto", "reduced", "dense"}
         ``"reduced"`` trains a narrower network with exactly the same loss curve and raises where
         that is not exact; ``"dense"`` does not; ``"auto"`` reduces whenever it is exact. Dense
@@ -85,16 +85,16 @@ def train(
         unstable (narrow networks at the theorem's largest step), rounding differences grow
         along it as along any chaotic one.
     kernel : {"auto", "two-pass", "zigzag"}
-        How weights are read and written; ``"auto"`` takes what a cost model expects to be
+        How weights are read and written; ``"auto"`` takes the one that a cost model expects to be
         fastest (`fastdln.backends.cpu.cost_model`), the same for any number of threads. Results are
         equal to rounding.
     network : Network, optional
         Train this network instead of drawing one (`width`, `depth`, `init` and `gain` are left
-        out); it is left as it is. ``"auto"`` and
+        out); it is not modified. ``"auto"`` and
         ``"reduced"`` look for its invariant subspaces (`fastdln.reduction.invariant_subspaces`).
     rank_tolerance : float, optional
         For a given network: a direction counts as outside a subspace where its part outside
-        exceeds this times the norm of the layer that led there, in (0, 1). None means
+        exceeds this times the norm of the layer that produced it, in (0, 1). None means
         ``10 √m eps``.
     tolerance : float, optional
         Relative loss at or below which training stops as ``"converged"``, in [0, 1). None means
@@ -103,8 +103,8 @@ def train(
     callback : callable, optional
         Called as ``callback(step, loss)`` a few times a second; may raise to stop.
     resumable : bool
-        Whether the result keeps what `fastdln.resume` goes on from: the problem and, with momentum,
-        as many numbers again as the weights; with Adam twice as many.
+        Whether the result keeps the state that `fastdln.resume` needs: the problem and, with
+        momentum, as many elements as the weights have; with Adam twice as many.
 
     Returns
     -------

@@ -1,1 +1,1 @@
-"""."""
+"""Argument checks, threads and memory."""

@@ -1,4 +1,4 @@
-"""Free memory, and the refusal of work that needs more."""
+"""Free memory, and the check that work fits in it."""
 
 from pathlib import Path
 
@@ -12,23 +12,23 @@ def available() -> int:
     The machine's available memory, or the unused part of the control group's limit (containers,
     batch systems) where that is less.
     """
-    return min([_of_the_machine("available"), *_left_of_control_group()])
+    return min([_machine_bytes("available"), *_left_of_control_group()])
 
 
 def installed() -> int:
     """Return the machine's memory in bytes."""
-    return _of_the_machine("total")
+    return _machine_bytes("total")
 
 
-def _of_the_machine(name: str) -> int:
+def _machine_bytes(name: str) -> int:
     try:
         import psutil
-    except ImportError:  # installed without its dependencies, on a machine without a network
-        return _of_linux({"available": "MemAvailable", "total": "MemTotal"}[name])
+    except ImportError:  # fastdln may be installed without dependencies, offline
+        return _meminfo_bytes({"available": "MemAvailable", "total": "MemTotal"}[name])
     return int(getattr(psutil.virtual_memory(), name))
 
 
-def _of_linux(name: str) -> int:
+def _meminfo_bytes(name: str) -> int:
     """Return the bytes of a /proc/meminfo entry, which psutil reads as well."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith(f"{name}:"):

@@ -1,4 +1,4 @@
-"""How many threads a call may use, and how work is spread over them."""
+"""The number of threads that a call may use, and the spreading of work over threads."""
 
 import contextlib
 import contextvars
@@ -65,7 +65,7 @@ def spread(function: Callable[..., Any], chunks: Iterable[tuple[Any, ...]]) -> l
 def run_team(pool: ThreadPoolExecutor, team: int, work: Callable[..., Any]) -> Any:
     """Call ``work(rank, team, barrier)`` for every member of a team; return member 0's result.
 
-    A team of one runs in the calling thread. If a member cannot be started (Ctrl-C in between, no
+    A team of one runs in the calling thread. If a member cannot be started (Ctrl-C, no
     thread left) or fails, the barrier is aborted, and the exception is raised once the others
     have returned.
     """

@@ -1,4 +1,7 @@
-"""Argument checks: each error states the allowed values, the given one, and a near miss."""
+"""Argument checks: each error states the allowed values, the given value and the nearest name.
+
+They import no NumPy, so that the command line answers mistakes at once; see `arrays` for the rest.
+"""
 
 import difflib
 import math
@@ -7,9 +10,6 @@ import operator
 import re
 from collections.abc import Iterable, Sequence
 from typing import SupportsIndex, TypeVar, cast
-
-import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
 
 _T = TypeVar("_T")
 
@@ -58,14 +58,16 @@ def kind(value: object) -> str:
     return name if library == "builtins" else f"{library}.{name}"
 
 
-def kind_or_dtype(value: object) -> str:
-    """Return the dtype of a NumPy array, or the name of another value's type."""
-    return str(value.dtype) if isinstance(value, np.ndarray) else kind(value)
+def is_bool(value: object) -> bool:
+    """Return whether `value` is a bool of Python or NumPy, which need not be imported for that."""
+    kind_of = type(value)
+    numpys = kind_of.__module__ == "numpy" and kind_of.__name__ in ("bool", "bool_")
+    return isinstance(value, bool) or numpys
 
 
 def integer(name: str, value: object, least: int) -> int:
     """Return `value` as an int of at least `least`; bools and non-integers are refused."""
-    if isinstance(value, bool | np.bool_):
+    if is_bool(value):
         raise TypeError(f"{name} must be a whole number of at least {least}, not the bool {value}")
     try:
         number = operator.index(cast(SupportsIndex, value))
@@ -91,7 +93,7 @@ def non_negative_integer(name: str, value: object) -> int:
 
 def real_number(name: str, value: object, allowed: str) -> float:
     """Return `value` as a finite float; `allowed` names the range in the error."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+    if is_bool(value) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {allowed}, not {value!r} of type {type(value).__name__}")
     number = float(value)
     if not math.isfinite(number):
@@ -156,46 +158,6 @@ def distinct(name: str, values: Sequence[_T]) -> tuple[_T, ...]:
     if repeated:
         raise ValueError(f"{name} must be distinct, but {repeated[0]!r} is given more than once")
     return tuple(values)
-
-
-def float_dtype(dtype: DTypeLike) -> np.dtype:
-    """Return `dtype` as NumPy's float32 or float64."""
-    try:
-        found: np.dtype | None = np.dtype(dtype)
-    except TypeError:
-        found = None
-    # NumPy compares None as its default dtype, float64.
-    if found is None or found not in (np.dtype("float32"), np.dtype("float64")):
-        raise TypeError(f"dtype must be 'float32' or 'float64', not {dtype!r}")
-    return found
-
-
-def finite_matrix(name: str, value: ArrayLike, dtype: DTypeLike = np.float64) -> np.ndarray:
-    """Return `value` as a finite, non-empty 2-D array of `dtype`; integers are converted."""
-    if np.ma.isMaskedArray(value):
-        raise TypeError(f"{name} must be an array without a mask: masked entries would count")
-    array = np.asarray(value)
-    if array.dtype.kind not in "iufb":
-        raise TypeError(f"{name} must hold real numbers, not {array.dtype}")
-    if array.ndim != 2 or array.size == 0:
-        raise ValueError(f"{name} must be a non-empty matrix, not an array of shape {array.shape}")
-    array = array.astype(dtype, copy=False)
-    if not np.isfinite(array).all():
-        bad = array.size - int(np.isfinite(array).sum())
-        raise ValueError(f"{name} must be finite, but {bad} of its {array.size} entries are not")
-    return array
-
-
-def data_matrix(name: str, value: ArrayLike) -> np.ndarray:
-    """Return `value` as `finite_matrix` does in float64, as a read-only copy.
-
-    Results derived from it stay valid when the given array is changed later.
-    """
-    array = finite_matrix(name, value)
-    if np.may_share_memory(array, np.asarray(value)):
-        array = array.copy()
-    array.flags.writeable = False
-    return array
 
 
 def function(name: str, value: _T) -> _T:

@@ -14,7 +14,7 @@ from fastdln.kernels.cpu.two_pass import add_gradient
 
 
 def gradient_size(layout: Layout) -> int:
-    """Return the elements that a member of a team needs for the gradient of a row block."""
+    """Return the elements that each team member needs for the gradient of a row block."""
     return max(lanes(layout.dtype), 4) * layout.widest
 
 
@@ -33,7 +33,7 @@ class _Step(NamedTuple):
 def update_layers_with_adam(
     network: Network, workspace: Workspace, step: AdamStep, number: int, member: Member
 ) -> None:
-    """Update every layer by Adam, forming the co-states on the way.
+    """Update every layer by Adam and form the co-states.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def update_layers_with_adam(
     """
     each = step.gradient.size // member.team
     gradient = step.gradient[member.rank * each : (member.rank + 1) * each]
-    # A literal 1 would make all arithmetic float64, which takes longer.
+    # Not a literal 1, which would make all arithmetic float64 and therefore slower.
     kind, beta1, beta2 = network.weights.dtype.type, step.beta1, step.beta2
     new1, new2 = kind(1) - beta1, kind(1) - beta2
     first, second = kind(1 - beta1**number), kind(1 - beta2**number)
@@ -72,7 +72,7 @@ def _update_block(
 def _update_row(
     weights: np.ndarray, gradient: np.ndarray, step: _Step, layer: int, w: int, g: int, size: int
 ) -> None:
-    """One element-wise step; padding has gradient 0 and stays 0."""
+    """Take one step element by element; padding has gradient 0 and stays 0."""
     adam = step.adam
     rate, scale = adam.step_sizes[layer], adam.row_scales[layer]
     decay, beta1, beta2 = adam.weight_decay, adam.beta1, adam.beta2

@@ -1,10 +1,11 @@
 """Batched gradient descent: one small network in every SIMD lane, interleaved in memory.
 
-A small network alone leaves most of each vector register idle, and a call costs as much as its
+A single small network leaves most of each vector register idle, and calls cost as much as the
 arithmetic. Here every element is a vector that holds the same element of `lanes` networks of one
-shape. Nothing is padded, no layer is transposed and no arithmetic crosses lanes. A network of
-10 × 4 takes a third of the time that it takes alone, one of 26 × 50 three quarters. The working
-set is `lanes` times that of one network, so that this pays only for networks that stay in cache.
+shape. Nothing is padded, no layer is transposed and no arithmetic crosses lanes. In a batch a
+network of 10 × 4 takes a third of the time that it takes alone, one of 26 × 50 three quarters. The
+working set is `lanes` times that of one network, so batching pays only for networks that stay in
+cache.
 
 Every sum has the terms and the order of `regression_loop.descend` for layers that it transposes
 (`two_pass.TRANSPOSED_VECTORS`): a network has the same bits alone and in any batch.
@@ -82,10 +83,10 @@ class BatchedStep(NamedTuple):
 
 
 class _Vectors(VectorCode):
-    """A tile whose every element is a vector of one number per network."""
+    """Operations of a tile in which every element is a vector with one value per network."""
 
     def operand(self, value: Any) -> tuple[Any, Any, Any]:
-        """Return the address and the strides, in numbers, of an `Operand` of vectors."""
+        """Return the address and the strides, in elements, of an `Operand` of vectors."""
         _, start, row, column = (self.builder.extract_value(value, i) for i in range(4))
         first = self.step(self.pointer(self.data(value)), start, self.lanes)
         return first, self.builder.mul(row, self.width), self.builder.mul(column, self.width)
@@ -149,7 +150,7 @@ def _plain_lane_tile(
     count: int,
     overwrite: bool,
 ) -> None:
-    """Do what `_lane_tile` does, in NumPy, for runs with JIT switched off."""
+    """Equivalent of `_lane_tile` in NumPy, for runs with JIT switched off."""
     n = lanes(out.data.dtype)
 
     def element(operand: Operand, i: int, j: int) -> np.ndarray:
@@ -217,7 +218,7 @@ def multiply(
 
 @part
 def _suffix_products(chain: BatchedChain, q: int) -> None:
-    """Pass 1: form all suffix products, the last of which is M."""
+    """Pass 1: form all suffix products; the last one formed is M."""
     layers, weights, products = chain.layers, chain.weights, chain.products
     last, n_lanes = layers.shape[0] - 1, chain.sums.size
     w, b = layers[last, OFFSET] * n_lanes, layers[last, PRODUCT] * n_lanes
@@ -236,7 +237,7 @@ def _suffix_products(chain: BatchedChain, q: int) -> None:
 
 @part
 def _update_layers(chain: BatchedChain, descent: BatchedStep, decaying: bool, q: int) -> None:
-    """Pass 2: take every layer's step and form the co-states on the way."""
+    """Pass 2: update every layer and form the co-states."""
     layers, weights, products, C, D = chain.layers, chain.weights, chain.products, chain.C, chain.D
     last, n_lanes = layers.shape[0] - 1, chain.sums.size
     for layer in range(last):
@@ -264,7 +265,7 @@ def _update_layers(chain: BatchedChain, descent: BatchedStep, decaying: bool, q:
 
 @part
 def _scale(matrix: np.ndarray, start: int, count: int, factors: np.ndarray) -> None:
-    """Multiply `count` vectors by `factors`, one for each lane."""
+    """Multiply `count` vectors by `factors`, which has one factor per lane."""
     n_lanes = factors.size
     for i in range(start, start + count):
         for lane in range(n_lanes):
@@ -284,9 +285,9 @@ def _to_next_step_size(D: np.ndarray, count: int, step_sizes: np.ndarray, layer:
 
 @part
 def _residuals(chain: BatchedChain, step_sizes: np.ndarray, regression: Regression, t: int) -> None:
-    """Write ``losses[t]`` and leave every network's ``−η_1 G`` in C.
+    """Write ``losses[t]``, and every network's ``−η_1 G`` to C.
 
-    The sums are those of `regression_loop.row_residual`.
+    The order of every sum is that of `regression_loop.row_residual`.
     """
     C, sums, n_lanes = chain.C, chain.sums, chain.sums.size
     scale, target, losses = regression.scale, regression.target, regression.losses
@@ -328,10 +329,10 @@ def descend_batch(
     chain : BatchedChain
     descent : BatchedStep
     regression : groups.Regression
-        The same for all networks; losses of shape (most steps + 1, lanes), of which row 0 receives
-        the losses before any step.
+        The same for all networks. Losses have shape (maximum steps + 1, lanes); row 0 receives the
+        losses before any step.
     floors : ndarray of float64, shape (lanes,)
-        Steps end at a loss that is at most this or not finite; −∞ for an idle lane.
+        A network ends at a loss that is at most its floor or not finite; −∞ for an idle lane.
     """
     q, losses, decaying = regression.scale.shape[0], regression.losses, False
     for lane in range(floors.size):
@@ -348,12 +349,12 @@ def descend_batch(
 
 
 def new_batched_chain(layout: Layout) -> BatchedChain:
-    """Return zero networks, one for each SIMD lane, each of which alone has this `layout`.
+    """Return a batch of zero networks, one per SIMD lane; `layout` is that of a single network.
 
     Raises
     ------
     ValueError
-        If a layer is too wide: alone it would be summed in another order.
+        If a layer is too wide: the kernel of a single network would sum in another order.
     """
     if layout.layers[:, VECTORS].max() > TRANSPOSED_VECTORS:
         raise ValueError(f"layers of width {max(layout.widths)} are too wide for SIMD lanes")

@@ -9,10 +9,10 @@ from fastdln.kernels.cpu.groups import Extent, Operand, Prefetch
 from fastdln.kernels.cpu.jit import inlined, kernel, part
 from fastdln.kernels.cpu.tiles import WIDE, dot_tile, product_tile
 
-# Bytes of weights above which they are assumed to come from memory rather than from cache.
+# Bytes of weights above which kernels assume that they are read from memory, not from cache.
 FAR = 24 * 2**20
 # NumPy scalars: Numba would compile a second specialisation of a kernel for each literal argument.
-# `Any`, as they stand for int.
+# `Any`, because they are passed as int.
 ZERO: Any
 ONE: Any
 TWO: Any
@@ -26,11 +26,12 @@ NO_PREFETCH = Prefetch(ZERO, ZERO)
 
 @inlined
 def strip_rows(left: int, far: bool) -> int:
-    """Return how many of `left` rows the next strip takes: 5, 4, 2 or 1.
+    """Return the number of rows, 5, 4, 2 or 1, of the next strip when `left` rows remain.
 
-    Five, if the rows left then are a sum of fives and fours: twenty accumulators keep the
-    processor's two multiply-add units busy, sixteen do not quite (updating a layer of 100 rows by
-    strips of four took a quarter longer). Rows that come from memory are better taken by fours.
+    Strips have five rows where strips of five and four cover the remaining rows: twenty
+    accumulators keep the processor's two multiply-add units busy, sixteen do not quite (updating a
+    layer of 100 rows by strips of four took a quarter longer). For rows read from memory strips of
+    four are faster.
     """
     after = left - 5
     if after < 0 or (far and left % 4 == 0):
@@ -76,12 +77,13 @@ def add_product(
 ) -> None:
     """``out[a, v] += Σ_k X[a, k] Y[k, v]`` for the rows a, terms k and vectors v of `extent`.
 
-    Where `overwrite`, the product is written, whatever `out` holds. Strip number i of rows of X
-    prefetches vector ``(strip + i) mod WIDE`` of the data that lies a `distance` after each tile of
-    Y: four strips fetch as much as they read. In bursts, before each tile, it was a quarter slower.
+    Where `overwrite`, the product replaces the contents of `out`. Strip number i of rows of X
+    prefetches vector ``(strip + i) mod WIDE`` of the data `distance` elements after each tile of Y:
+    four strips prefetch as much as they read. Prefetching in bursts, before each tile, was a
+    quarter slower.
 
-    All rows are multiplied by a tile's columns before the next tile: that part of Y stays in the
-    first-level cache meanwhile.
+    All rows are multiplied by a tile's columns before the next tile, so that the tile's part of Y
+    stays in the first-level cache.
     """
     v, lane = extent.begin, extent.lane
     while v + WIDE <= extent.end:
@@ -105,8 +107,8 @@ def dot_blocks(
 ) -> None:
     """``out[a, r] = Σ_v X[a, v]·Y[r, v]`` for any (padded) `rows` and `others`, a multiple of 4.
 
-    Strip number i of rows of X prefetches row ``4 j + (strip + i) mod 4`` of the data that lies a
-    `distance` after Y, for all j: four strips fetch as many rows as they read.
+    Strip number i of rows of X prefetches row ``4 j + (strip + i) mod 4`` of the data `distance`
+    elements after Y, for all j: four strips prefetch as many rows as they read.
     """
     a, strip = 0, prefetch.strip
     while a < rows:

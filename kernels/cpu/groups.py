@@ -1,9 +1,9 @@
-"""The named groups of arguments that all kernels of one network's training take.
+"""Named groups of arguments for all kernels that train one network.
 
-A kernel's signature is a few of these and never more than eight arguments. Numba passes a named
-tuple like its members one by one, so that a group costs a kernel nothing; a call from Python takes
-about 0.5 µs a group for their types. Members are arrays or NumPy scalars: a tuple that holds a
-literal would be a type, and a compilation, of its own.
+A kernel takes a few of these groups, and never more than eight arguments. Numba passes a named
+tuple as its members, one by one, so that groups add no cost inside kernels; a call from Python
+takes about 0.5 µs per group to determine the types. Members are arrays or NumPy scalars: Numba
+would compile another specialisation for a tuple that holds a literal.
 """
 
 from typing import NamedTuple
@@ -39,9 +39,9 @@ class Workspace(NamedTuple):
     Attributes
     ----------
     C, D : ndarray, flat, q_padded × widest
-        C carries the (scaled) gradient of M from pass 1 to pass 2; both are overwritten by pass 2.
+        C passes the (scaled) gradient of M from pass 1 to pass 2; pass 2 overwrites C and D.
     scratch : ndarray
-        `two_pass.scratch_size` elements for every member of the team.
+        `two_pass.scratch_size` elements per team member.
     """
 
     C: np.ndarray
@@ -93,7 +93,7 @@ class AdamStep(NamedTuple):
     mean, square : ndarray
         Running means of the gradient and of its square, laid out as the weights.
     gradient : ndarray
-        `adam.gradient_size` elements for every member of the team.
+        `adam.gradient_size` elements per team member.
     step_sizes, row_scales : ndarray of the weights' dtype, shape (depth,)
         Step size of the normalised layer, η/√rows, and √rows: Adam sees the paper's weights, whose
         gradient is the normalised one divided by √rows.
@@ -118,12 +118,11 @@ class Regression(NamedTuple):
     Attributes
     ----------
     scale, target : ndarray of float64, shape (q, n)
-        S and T of the loss ``½‖M∘S − T‖²``: the reduced inputs (along the axis of M that meets the
-        data) and targets.
+        S and T of the loss ``½‖M∘S − T‖²``: the reduced inputs (along M's input axis) and targets.
     constant : float
         The part of the loss outside the span of the inputs.
     losses : ndarray of float64
-        Written at every step taken.
+        Output: the loss of every step taken.
     """
 
     scale: np.ndarray
@@ -133,7 +132,7 @@ class Regression(NamedTuple):
 
 
 class Span(NamedTuple):
-    """The steps of one call.
+    """The steps of one kernel call.
 
     Attributes
     ----------
@@ -144,7 +143,7 @@ class Span(NamedTuple):
     last : int
         The step at which the run ends.
     floor : float
-        Steps end early at a loss at most this, or that is not finite.
+        Steps end early at a loss that is at most this, or not finite.
     """
 
     start: int
@@ -163,7 +162,7 @@ class Member(NamedTuple):
     team : int
         Number of threads.
     barrier : ndarray
-        From `team.new_barrier`, the same for all members.
+        The barrier, from `team.new_barrier`, that all members share.
     """
 
     rank: int
@@ -181,7 +180,7 @@ class Operand(NamedTuple):
 
 
 class Extent(NamedTuple):
-    """Size of a product: rows, terms of every sum, and vectors ``begin ≤ v < end`` of `lane`."""
+    """Size of a product: rows, terms per sum, vectors ``begin ≤ v < end`` of `lane` elements."""
 
     rows: int
     terms: int
@@ -200,7 +199,7 @@ class Block(NamedTuple):
 
 
 class Costates(NamedTuple):
-    """The co-state below a layer, `rows` rows of C from c0, and room for the next, D from d0."""
+    """The co-state below a layer, `rows` rows of C from c0, and the next one, in D from d0."""
 
     C: np.ndarray
     c0: int

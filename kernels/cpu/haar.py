@@ -1,10 +1,10 @@
-"""Haar orthogonal frames: independent reflectors multiplied out, one panel of columns at a time.
+"""Form Haar orthogonal frames from independent reflectors, one panel of columns at a time.
 
-Q = H_0 ··· H_{p−1} D, first p columns, by backward accumulation. Columns do not interact, so a
-panel narrow enough for the second-level cache passes through all blocks of reflectors before the
-next panel starts, and threads that form different panels need no synchronisation. Reflectors
-after number c leave column c unchanged, and it is zero above the first row reached so far: 4/3 n³
-flops for p = n.
+Backward accumulation gives the first p columns of Q = H_0 ··· H_{p−1} D. Columns do not interact,
+so all blocks of reflectors are applied to one panel, narrow enough for the second-level cache,
+before the next panel starts, and threads that form different panels need no synchronisation.
+Reflectors after number c leave column c unchanged, and the column is zero above the first row
+reached so far, which leaves 4/3 n³ flops for p = n.
 """
 
 from typing import NamedTuple
@@ -36,7 +36,7 @@ PANEL_BYTES = 256
 
 
 class Chunk(NamedTuple):
-    """Blocks first ≤ b < last to prepare, then columns begin ≤ c < end, `group` at a time."""
+    """Blocks first ≤ b < last to prepare, then columns begin ≤ c < end to form by `group`."""
 
     first: int
     last: int
@@ -88,8 +88,8 @@ def form_frames(
 
     `chunk.group` is a multiple of the panel width.
 
-    One kernel for both steps: with one kernel for each and a third to call them, LLVM optimised
-    all of it once more, which took a second.
+    One kernel does both steps: with one kernel for each and a third to call them, LLVM optimised
+    everything again, which took a second.
     """
     n, p = out.shape[1:]
     for k in range(out.shape[0]):
@@ -108,7 +108,7 @@ def form_frames(
 def _prepare_block(
     source: Source, number: int, block: ReflectorBlock, reflectors: Reflectors, scratch: Scratch
 ) -> None:
-    """Draw one block of a frame: its part of V, of −T and of the diagonal D."""
+    """Draw one block of a frame: the block's part of V, −T and the diagonal D."""
     rows = padded(block.n) - block.j
     inverse, drawn = BLOCK * BLOCK, BLOCK * BLOCK + INVERT_WORK
     work = scratch.work
@@ -125,7 +125,7 @@ def _prepare_block(
 def _set_determinant(signs: np.ndarray, n: int) -> None:
     """Choose the last sign so that the n × n matrix has determinant one.
 
-    A reflection has determinant −1, so that of Q is the product of the diagonal of −D.
+    A reflection has determinant −1, so det Q is the product of the diagonal of −D.
     """
     negative = 0
     for j in range(n):
@@ -140,7 +140,7 @@ def _form_columns(
 ) -> None:
     """Write columns begin ≤ c < end of Q into `out`.
 
-    All their panels pass through one block of reflectors before the next block is fetched.
+    One block of reflectors is applied to all panels of these columns before the next is fetched.
     """
     n = out.shape[0]
     width = PANEL_BYTES // out.itemsize

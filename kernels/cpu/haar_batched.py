@@ -1,14 +1,14 @@
-"""Batches of small Haar frames, SIMD-interleaved: one matrix per lane of the vector registers.
+"""Form batches of small Haar frames, SIMD-interleaved: one matrix per lane of a vector register.
 
-At n = 32 a matrix by itself leaves registers idle: packing, T and odd columns took half of the
-time. Here every element is a vector with that element of `lanes` matrices, and only the last
-operation, the transposition into place, separates them. Reflectors are applied in blocks of four:
-T⁻¹ = diag(d) + the strict upper part of VᵀV is solved with and never inverted. Columns are formed
-in panels of COLUMNS, each through all blocks in succession. Lanes do not interact: a matrix has
-the same bits whichever matrices share its batch.
+At n = 32 the kernels for a single matrix leave registers idle: packing, T and odd columns took half
+of the time. Here every element is a vector of the same element of `lanes` matrices, and only the
+last operation, the transposition into place, separates the matrices. Reflectors are applied in
+blocks of four: systems with T⁻¹ = diag(d) + the strict upper part of VᵀV are solved, and T is never
+formed. Columns are formed in panels of COLUMNS, to each of which all blocks are applied in
+succession. Lanes do not interact: the bits of a matrix do not depend on the rest of its batch.
 
-Storage, in vectors. A block has four elements per row from its own first row down, including the
-four heads and the zeros above them. A panel has COLUMNS elements per row, all rows.
+Storage, in vectors: a block has four elements per row from its own first row down, including the
+four heads and the zeros above them; a panel has COLUMNS elements in each of its n rows.
 """
 
 import functools
@@ -41,7 +41,7 @@ class _Interleaved(VectorCode):
     """Operations on whole vectors in addition to those of tiles."""
 
     def load_at(self, pointer: Any, vectors: int) -> Any:
-        """Return the vector that lies `vectors` vectors after `pointer`."""
+        """Return the vector at an offset of `vectors` vectors from `pointer`."""
         return self.load(self.step(pointer, vectors, self.lanes))
 
     def store_at(self, value: Any, pointer: Any, vectors: int) -> None:
@@ -90,7 +90,7 @@ def _finish_block(typing_context, work, v0, rows, s0, d0):
             t.store_at(builder.fadd(x, shift), v, BLOCK * a + a)
             t.store_at(sign, signs, a)
             t.store_at(inverses[a], solver, a)
-        for (a, b), place in _ABOVE.items():  # the products are of the old heads
+        for (a, b), place in _ABOVE.items():  # correct the products, formed with the old heads
             product = t.multiply_add(t.load_at(v, BLOCK * b + a), shifts[b], products[a, b])
             t.store_at(builder.fmul(inverses[a], product), solver, place)
         return context.get_dummy_value()
@@ -100,9 +100,10 @@ def _finish_block(typing_context, work, v0, rows, s0, d0):
 
 
 def _reflect_panel(typing_context, work, v0, s0, q0, begin, end, rows):
-    """Apply a block to the `rows` rows from its first one of a panel, zero outside begin, …, end.
+    """Apply a block to `rows` rows of a panel, from the block's first row on.
 
-    Row 0 of the block is ``work[v0:]``, its solver ``work[s0:]``, row 0 of the panel ``work[q0:]``.
+    The panel is zero outside rows begin, …, end. Row 0 of the block is ``work[v0:]``, its solver
+    ``work[s0:]``, row 0 of the panel ``work[q0:]``.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -156,9 +157,9 @@ def _copy_vector(typing_context, work, source, target):
 
 
 def _deinterleave(typing_context, Q, q0, panel, out, o0, step):
-    """Write one row of as many columns as there are lanes: lane m from ``out[o0 + m·step]`` on.
+    """Write one row of `lanes` columns: lane m from ``out[o0 + m·step]`` on.
 
-    Columns are consecutive within a panel, panels `panel` elements apart.
+    Columns are consecutive within a panel, and panels are `panel` elements apart.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -250,11 +251,12 @@ else:
 
 
 class BatchLayout(NamedTuple):
-    """Sizes of one batch of n × p frames, and the starts of its parts in the scratch vector.
+    """Sizes of one batch of n × p frames, and the offsets of its parts in the scratch vector.
 
-    `width` lanes; `group` columns written at a time; `pairs` of normals per frame. V, the solvers
-    and the signs of all blocks, the normals, the panels of a group, and the corner for matrices
-    and columns that do not fill all lanes follow each other up to `end`.
+    `width` is the number of lanes, `group` the columns written at a time, `pairs` the pairs of
+    normals per frame. The scratch vector holds, in this order up to `end`: V, the solvers and the
+    signs of all blocks, the normals, the panels of a group, and the corner for matrices and columns
+    that do not fill all lanes.
     """
 
     n: int
@@ -287,7 +289,7 @@ def make_layout(n: int, p: int, width: int) -> BatchLayout:
     return BatchLayout(n, p, width, group, pairs, V, solvers, signs, normals, panels, corner, end)
 
 
-@functools.lru_cache(maxsize=64)  # a call took 1.2 µs, 3% of the smallest batch
+@functools.lru_cache(maxsize=64)  # uncached, a call took 1.2 µs, 3% of the smallest batch
 def work_size(n: int, p: int, dtype: DTypeLike) -> int:
     """Return the elements of scratch that `form_batch` needs."""
     return int(make_layout(n, p, lanes(dtype)).end)
@@ -299,7 +301,7 @@ def form_batch(
 ) -> None:
     """Fill out[k], n × p, with the Haar frame of stream + k, for all k.
 
-    Scratch: `work`, ``work_size`` elements of the dtype of `out`; `words`, 2·WORDS uint64.
+    Scratch: `work`, `work_size` elements of the dtype of `out`; `words`, 2·WORDS uint64.
     """
     count, n, p = out.shape
     flat = out.reshape(count * n * p)
@@ -322,7 +324,7 @@ def form_batch(
 
 @part
 def _place_normals(at: BatchLayout, block: int, work: np.ndarray) -> None:
-    """Copy the normals of a block to their places in V, zeros above them."""
+    """Copy the normals of a block to their places in V, and write zeros above them."""
     j = block * BLOCK
     v = at.V + block * BLOCK * (at.n + BLOCK) * at.width
     clear(work, v, BLOCK * BLOCK * at.width)
@@ -340,7 +342,7 @@ def _place_normals(at: BatchLayout, block: int, work: np.ndarray) -> None:
 
 @part
 def _set_determinants(at: BatchLayout, work: np.ndarray) -> None:
-    """Choose the last signs so that all determinants are one, as `haar._set_determinant` does."""
+    """Choose the last signs so that all determinants are one; see `haar._set_determinant`."""
     for l in range(at.width):
         product = 1.0
         for j in range(at.n):
@@ -377,7 +379,7 @@ def _write_group(
     n, p, width = at.n, at.p, at.width
     size = n * COLUMNS * width
     for c in range(first, min(first + at.group, p), width):
-        column = c - first  # with fewer lanes than COLUMNS it may lie inside a panel
+        column = c - first  # inside a panel, if there are fewer lanes than COLUMNS
         q = at.panels + column // COLUMNS * size + column % COLUMNS * width
         wide = min(width, p - c)
         for i in range(n):

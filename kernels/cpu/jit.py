@@ -1,4 +1,4 @@
-"""How every CPU kernel is compiled: one place for the flags.
+"""Compile all CPU kernels with one set of flags.
 
 No fast-math. The sums that must be fast are the register tiles' (`tiles`), whose order and fused
 multiply-adds are written out; everything else works element by element and vectorises without. With
@@ -13,24 +13,24 @@ from typing import Any
 
 import numba
 
-# fastmath is stated, not omitted: a kernel called by a user's fast-math function would inherit its
-# flags.
+# fastmath is set explicitly: a kernel called by a user's fast-math function would otherwise inherit
+# that function's flags.
 SHARED = {"cache": True, "nogil": True, "fastmath": False, "error_model": "numpy"}
-# Kernels allocate nothing, and so need not count references to their arrays: Numba counts them
-# at every call that it has inlined and every slice, by atomic operations, which took a quarter of
-# the time of a layer of width 26.
+# Kernels allocate nothing, so reference counts of arrays are unnecessary. Numba would update them
+# by atomic operations at every inlined call and every slice, which took a quarter of the time of a
+# layer of width 26.
 OPTIONS = {**SHARED, "_nrt": False}
 # Whether Numba finds a folder for its cache.
 CACHED = True
 
 
 def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """Return numba.njit's function, cached on disk unless no folder can be written."""
+    """Compile by numba.njit, with a cache on disk where a cache folder is writable."""
     global CACHED
     if CACHED:
         try:
             return _skips_stale_index(numba.njit(**options)(function))
-        except RuntimeError as error:  # no folder for a cache: not beside the source, nor at home
+        except RuntimeError as error:  # no writable cache folder, beside the source or at home
             warnings.warn(
                 f"compiled kernels are not kept, so that every process compiles anew: {error}; set"
                 " NUMBA_CACHE_DIR to a folder that can be written",
@@ -42,11 +42,11 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any
 
 
 def _skips_stale_index(dispatcher: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a kernel compile anew where its cache names classes that an upgrade has removed.
+    """Make a kernel recompile if its cache names classes that an upgrade has removed.
 
-    Numba unpickles the types in a cache's index, named tuples of this package among them, before it
-    compares the index with the source file. An index of an older version stays behind when pip
-    replaces the package.
+    Numba unpickles the types in a cache's index, which include named tuples of this package, before
+    it compares the index with the source file. The index of an older version remains on disk when
+    pip replaces the package.
     """
     index = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
     if index is None:
@@ -65,9 +65,9 @@ def _skips_stale_index(dispatcher: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a kernel: without the GIL, cached on disk, NumPy's division, rounding as written.
+    """Compile a kernel: without the GIL, cached on disk, NumPy's division, no fast-math.
 
-    It may not allocate: buffers are its arguments.
+    A kernel must not allocate: buffers are arguments.
     """
     return _compiled(function, **OPTIONS)
 
@@ -80,17 +80,18 @@ def allocating(function: Callable[..., Any]) -> Callable[..., Any]:
 def part(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile as `kernel` does, but inside every kernel that calls it.
 
-    A kernel called by a kernel is optimised again in its caller, and in its caller's caller: with
-    nine levels between a training run and its tiles, compiling took twice as long as with three.
+    LLVM optimises a kernel again in its caller, and in the caller's caller: with nine levels of
+    kernels between a training run and its tiles, compiling took twice as long as with three.
     """
     return _compiled(function, **OPTIONS, inline="always")
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile as `kernel` does, and let LLVM inline it always.
+    """Compile as `kernel` does, and make LLVM always inline it.
 
-    For functions in vectorised loops, which a remaining call would prevent, and for small ones with
-    many call sites: typed once, while a `part` is typed anew at every site. With `team.wait` and
-    `team.partition` as parts, the two-pass kernel took a sixth longer to compile.
+    For functions in loops that a remaining call would keep from vectorising, and for small
+    functions with many call sites: Numba types an inlined function once, but a `part` again at
+    every call site. With `team.wait` and `team.partition` as parts, the two-pass kernel took a
+    sixth longer to compile.
     """
     return _compiled(function, **OPTIONS, forceinline=True)

@@ -1,4 +1,4 @@
-"""Where a network's layers and products lie in memory: padded to whole vectors, end to end.
+"""Memory layout of a network's layers and products: padded to whole vectors and contiguous.
 
 Layer l (0-based, input first) is a row-major matrix of ``widths[l+1]`` rows and ``widths[l]``
 columns. Rows are padded to a multiple of four and columns to whole vectors; the padding is zero
@@ -11,7 +11,7 @@ import numpy as np
 
 from fastdln.kernels.cpu.tiles import lanes
 
-# Columns of every layer table, of which each kernel's table has the first few; see `Layout.layers`.
+# Columns of the table of layers; see `Layout.layers`.
 OFFSET, ROWS, COLUMNS, STRIDE, PRODUCT, VECTORS = range(6)
 
 
@@ -29,7 +29,7 @@ class Layout(NamedTuple):
         Rows of every product in memory.
     layers : ndarray of int64, shape (depth, 6)
         OFFSET of the layer in the weights, its ROWS and COLUMNS (unpadded), its STRIDE (padded
-        columns), the offset of the PRODUCT of all later layers times this one, and the VECTORS
+        columns), the offset of the PRODUCT of the last layers down to this one, and the VECTORS
         of a row.
     size : int
         Elements of the weights, padding included.
@@ -52,7 +52,7 @@ class Layout(NamedTuple):
 
     @property
     def widest(self) -> int:
-        """Padded width of the widest layer boundary."""
+        """Largest padded width between layers, inputs and outputs included."""
         return _round_up(max(self.widths), _unit(self.dtype))
 
     def view(self, weights: np.ndarray, layer: int) -> np.ndarray:
@@ -86,12 +86,12 @@ def make_layout(widths: tuple[int, ...], dtype: Any) -> Layout:
 
 
 def pad_rows(q: int) -> int:
-    """Return the least number of rows ≥ q that strips of 4 and 5 cover (1 or 2 where q is)."""
+    """Return the least number of rows ≥ q that strips of 4 and 5 cover; 1 and 2 are unchanged."""
     return q + {3: 1, 6: 2, 7: 1, 11: 1}.get(q, 0)
 
 
 def aligned_zeros(size: int, dtype: Any) -> np.ndarray:
-    """Return `size` zeros starting at a cache line, so that no vector straddles two lines."""
+    """Return `size` zeros aligned to a cache line, so that no vector straddles two lines."""
     itemsize = np.dtype(dtype).itemsize
     raw = np.zeros(size + 64 // itemsize, dtype=dtype)
     start = (-raw.ctypes.data % 64) // itemsize

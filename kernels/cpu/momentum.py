@@ -18,7 +18,7 @@ from fastdln.kernels.cpu.two_pass import add_gradient
 def update_layers_with_momentum(
     network: Network, workspace: Workspace, step: MomentumStep, member: Member
 ) -> None:
-    """Update every layer through its velocity, forming the co-states on the way.
+    """Update every layer by momentum and form the co-states.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def _update_row(
 
 @inlined
 def _decay(weights: np.ndarray, velocity: np.ndarray, step: MomentumStep, layer: int) -> None:
-    """``v := μ v + λ w``; Nesterov's step also takes back ``η μ v`` of the old velocity."""
+    """``v := μ v + λ w``; for Nesterov first ``w += η μ v`` with the old velocity."""
     rate, weight_decay = step.step_sizes[layer], step.weight_decays[layer]
     for j in range(weights.size):
         v, w = velocity[j], weights[j]

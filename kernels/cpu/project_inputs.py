@@ -1,6 +1,6 @@
-"""Project the first layer onto a basis of the inputs, by the chain kernels' own product.
+"""Project the first layer onto a basis of the inputs, by the product of the chain kernels.
 
-NumPy's matrix product would do, but its threads spin while the networks of a sweep train, and
+NumPy's matrix product is avoided because its threads spin while the networks of a sweep train, and
 its last bits may depend on the number of threads.
 """
 
@@ -19,7 +19,8 @@ def project_inputs(layer: np.ndarray, basis: np.ndarray) -> np.ndarray:
     stride, rows = -(-r // lane) * lane, -(-m // 4) * 4
     Y = aligned_zeros(d_x * stride, layer.dtype)
     Y.reshape(d_x, stride)[:, :r] = basis
-    # At least four rows, and writable, so that one compiled kernel serves all layers.
+    # Pad to whole strips of four rows, and copy read-only layers: Numba would compile a second
+    # specialisation for read-only arrays.
     X = np.zeros((rows, d_x), layer.dtype) if m % 4 or not layer.flags.c_contiguous else layer
     if X is not layer:
         X[:m] = layer

@@ -1,11 +1,11 @@
-"""Addressable standard normals: number i of a stream is a function of (key, stream, i) alone.
+"""Addressable standard normals: normal i of a stream is a function of (key, stream, i) alone.
 
 Philox4x32-10 (Salmon, Moraes, Dror & Shaw 2011) maps the counter (i // 2, stream) to 128 bits
-under a 64-bit key; Box and Muller's transform turns these into two normals, cosine first. The
-transform uses additions, multiplications, divisions and square roots only, each correctly
-rounded and none fused, so a number has the same bits on every processor and device that follows
-IEEE 754, whatever its vector width. All integers are uint64: Numba would promote a mixture with
-signed ones to float64.
+under a 64-bit key, and the Box-Muller transform maps these to two normals, cosine first. The
+transform uses only additions, multiplications, divisions and square roots, each correctly rounded
+and none fused, so a normal has the same bits on every processor and device that follows IEEE 754,
+whatever its vector width. All integers are uint64: Numba would promote a mixture of uint64 and
+signed integers to float64.
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from .jit import inlined, kernel, part
 
 
 class Source(NamedTuple):
-    """The stream of a key from which a frame's normals are drawn; both are uint64."""
+    """The key and the stream, both uint64, from which a frame's normals are drawn."""
 
     key: np.uint64
     stream: np.uint64
@@ -37,7 +37,7 @@ _M1 = np.uint64(0xCD9E8D57)
 _W0 = np.uint64(0x9E3779B9)
 _W1 = np.uint64(0xBB67AE85)
 
-# Doubles by their bits: a mantissa under the exponent of 1.0 is a number in [1, 2).
+# Bit fields of a double: a mantissa with the exponent of 1.0 is a number in [1, 2).
 _MANTISSA_BITS = np.uint64(52)
 _MANTISSA = np.uint64(0x000FFFFFFFFFFFFF)
 _ONE_BITS = np.uint64(0x3FF0000000000000)
@@ -141,7 +141,7 @@ def direction(word: np.uint64) -> tuple[np.float64, np.float64]:
 def normal_pair(
     key: np.uint64, stream: np.uint64, pair: np.uint64
 ) -> tuple[np.float64, np.float64]:
-    """Return normals number 2 * pair and 2 * pair + 1 of a stream, float64."""
+    """Return normals 2 * pair and 2 * pair + 1 of a stream, float64."""
     a, b, c, d = philox(
         pair & _LOW, pair >> _HALF, stream & _LOW, stream >> _HALF, key & _LOW, key >> _HALF
     )
@@ -152,7 +152,7 @@ def normal_pair(
 
 @kernel
 def fill_pairs(key: np.uint64, stream: np.uint64, pair: np.uint64, out: np.ndarray) -> None:
-    """Fill the contiguous vector `out`, of even length, from normal number 2 * pair on."""
+    """Fill the contiguous vector `out`, of even length, from normal 2 * pair on."""
     for step in range(np.uint64(out.size) >> _ONE):
         i = np.uint64(step)
         x, y = normal_pair(key, stream, pair + i)
@@ -178,7 +178,7 @@ def fill_normals(key: np.uint64, stream: np.uint64, first: np.uint64, out: np.nd
         out[end] = normal_pair(key, stream, pair + np.uint64((end - begin) // 2))[0]
 
 
-# Pairs of normals whose words `fill_interleaved` holds at a time; they fit the first-level cache.
+# Pairs of normals whose words `fill_interleaved` holds at a time, within the first-level cache.
 WORDS = np.uint64(1024)
 
 
@@ -189,8 +189,8 @@ def fill_interleaved(
     """Write normals 2i and 2i + 1 of stream + l, l < width, to rows i and pairs + i of `out`.
 
     `out` is flat; its rows of `width` elements, a power of two, start at `begin`. `words` has
-    2·WORDS uint64 elements of scratch. The two dependency chains of a normal, its words and the
-    transform of them, have a loop each: in one loop they stall each other, a quarter slower.
+    2·WORDS uint64 elements of scratch. The two dependency chains of a normal, Philox and the
+    transform, have separate loops: in one loop they stall each other, which was a quarter slower.
     """
     key, stream = source.key, source.stream
     count = np.uint64(pairs * width)

@@ -1,10 +1,11 @@
 """Blocks of Householder reflectors drawn from an addressable stream, in compact WY form.
 
-Reflector j of an n-row frame comes from n − j independent normals x, at position j·n − j(j−1)/2
-of the frame's stream and after (Stewart 1980). With σ the sign of x₀ and v = x + σ|x|e₀, the
-reflection H_j = I − v vᵀ/d, d = |x|² + |x||x₀|, maps e₀ to −σx/|x|. Hence −σ H_j e₀ = x/|x| is
-uniform on the sphere. A block of 32 is H_j ··· H_{j+31} = I − V T Vᵀ with T upper triangular and
-T⁻¹ = diag(d) + the strict upper part of VᵀV, so no reflector is applied to another one.
+Reflector j of an n-row frame is formed from n − j independent normals x, from position
+j·n − j(j−1)/2 of the frame's stream on (Stewart 1980). With σ the sign of x₀ and
+v = x + σ|x|e₀, the reflection H_j = I − v vᵀ/d, d = |x|² + |x||x₀|, maps e₀ to −σx/|x|. Hence
+−σ H_j e₀ = x/|x| is uniform on the sphere. A block of 32 is H_j ··· H_{j+31} = I − V T Vᵀ with T
+upper triangular and
+T⁻¹ = diag(d) + the strict upper part of VᵀV, so no reflector is applied to another.
 
 Storage. V of one block is row-major, BLOCK elements per row whatever the number of reflectors,
 from row j of the frame down to row ``padded(n)``, a multiple of four. The number of reflectors is
@@ -35,11 +36,11 @@ from .tile_products import (
 )
 
 BLOCK = index(32)
-# Not transposed, for `times_minus_t`.
+# The argument `transposed` of `times_minus_t`: a NumPy scalar, see `tile_products.index`.
 NO = cast(bool, np.bool_(False))
-# Rows packed at a time: their normals and their part of V fit the second-level cache.
+# Rows packed at a time, so that their normals and their part of V fit the second-level cache.
 PACKED_ROWS = 2048
-# Rows gathered at a time: their part of V and of the panel fit the first-level cache.
+# Rows gathered at a time, so that their parts of V and of the panel fit the first-level cache.
 GATHERED_ROWS = 64
 # Elements of scratch for `invert`.
 INVERT_WORK = 2 * int(BLOCK * TILE)
@@ -56,7 +57,7 @@ class ReflectorBlock(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Some columns of a matrix: row i starts at ``array[start + i·stride]``, `wide` vectors."""
+    """Columns of a matrix: row i, of `wide` vectors, starts at ``array[start + i·stride]``."""
 
     array: np.ndarray
     start: int
@@ -72,13 +73,13 @@ def block_start(n: int, block: int) -> int:
 
 @inlined
 def work_size(n: int) -> int:
-    """Return the elements of scratch that preparing a block of n-row frames needs."""
+    """Return the elements of scratch needed to prepare a block of an n-row frame."""
     return BLOCK * BLOCK + INVERT_WORK + BLOCK * min(padded(n), PACKED_ROWS)
 
 
 @inlined
 def first_normal(n: int, j: int) -> int:
-    """Return the position in its stream of the first normal of reflector j of n-row frames."""
+    """Return the stream position of the first normal of reflector j of an n-row frame."""
     return j * n - j * (j - 1) // 2
 
 
@@ -117,7 +118,7 @@ def _draw(
     scratch: np.ndarray,
     places: np.ndarray,
 ) -> None:
-    """Draw rows begin ≤ i < end; row i of reflector a will be ``scratch[places[a] + i]``."""
+    """Draw rows begin ≤ i < end; row i of reflector a is written to ``scratch[places[a] + i]``."""
     key, stream = source.key, source.stream
     n, j, count = block.n, block.j, block.size
     base = first_normal(n, j)
@@ -142,7 +143,7 @@ def _pack(
     places: np.ndarray,
     squares: np.ndarray,
 ) -> None:
-    """Transpose the drawn rows into V, where row i has zeros from column i + 1 or `count` on."""
+    """Transpose the drawn rows into V; row i of V is zero from column min(i + 1, count) on."""
     V, v0, count = block.V, block.start, block.size
     for i in range(begin, end):
         row = V[v0 + i * BLOCK : v0 + (i + 1) * BLOCK]
@@ -161,7 +162,7 @@ def finish_vectors(
 ) -> None:
     """Replace the heads x₀ by x₀ + σ|x|; write each d into `sizes` and −σ into `signs`.
 
-    −σ is the sign with which the column built on a reflector starts as x/|x|.
+    With the sign −σ, the column formed from a reflector starts as x/|x|.
     """
     V = block.V
     for a in range(block.size):
@@ -210,8 +211,8 @@ def invert(
     rows = BLOCK * TILE
     _invert_corners(count, S, sizes, scratch)
     for a in range(padded(count) - TILE, -1, -TILE):
-        # The rows of −T of this tile are −(inverse of its corner of T⁻¹) (I + S T') where T' are
-        # the rows of −T below, which are zero before column a + TILE.
+        # This tile's rows of −T are −(inverse of its corner of T⁻¹) (I + S T'), where T' is the
+        # rows of −T below, which are zero before column a + TILE.
         below = a + TILE
         c = a // width
         wide = BLOCK // width - c
@@ -241,7 +242,7 @@ def invert(
 
 @part
 def _invert_corners(count: int, S: np.ndarray, sizes: np.ndarray, corners: np.ndarray) -> None:
-    """Write minus the inverse of each 4 × 4 corner on the diagonal of T⁻¹, consecutively."""
+    """Write the negated inverse of each 4 × 4 diagonal block of T⁻¹, consecutively."""
     clear(corners, ZERO, BLOCK * TILE)
     for a in range(count, padded(count)):
         sizes[a] = np.inf
@@ -262,7 +263,7 @@ def _invert_corners(count: int, S: np.ndarray, sizes: np.ndarray, corners: np.nd
 
 @kernel
 def gather(block: ReflectorBlock, Q: Panel, begin: int, end: int, Z: np.ndarray) -> None:
-    """Add VᵀQ over rows begin ≤ i < end of the frame to Z, whose rows have the stride of Q's."""
+    """Add VᵀQ over rows begin ≤ i < end of the frame to Z, which has the row stride of Q."""
     tiles = padded(block.size) // TILE
     for row in range(begin, end, GATHERED_ROWS):
         # Tile t of the reflectors starts at row j + 4t.
@@ -280,10 +281,10 @@ def gather(block: ReflectorBlock, Q: Panel, begin: int, end: int, Z: np.ndarray)
 
 @kernel
 def scatter(block: ReflectorBlock, W: np.ndarray, Q: Panel, begin: int, end: int) -> None:
-    """Add V W to rows begin ≤ i < end of Q, whole tiles of rows; strides as in `gather`."""
+    """Add V W to rows begin ≤ i < end of Q, whole tiles of rows; W has the row stride of Q."""
     tiles = padded(block.size) // TILE
     row = begin
-    if begin == block.j:  # the triangle at the top: tile t has non-zeros of 4 (t + 1) reflectors
+    if begin == block.j:  # the top triangle: 4 (t + 1) reflectors are nonzero in tile t
         multiply_tiles(
             tiles,
             Q.wide,
@@ -309,7 +310,7 @@ def scatter(block: ReflectorBlock, W: np.ndarray, Q: Panel, begin: int, end: int
 def times_minus_t(
     T: np.ndarray, t0: int, count: int, transposed: bool, Z: Panel, W: np.ndarray
 ) -> None:
-    """Set W = −T Z, or −Tᵀ Z, −T starting at ``T[t0]``; rows of W have the stride of Z's."""
+    """Set W = −T Z, or −Tᵀ Z, with −T starting at ``T[t0]``; W has the row stride of Z."""
     tiles = padded(count) // TILE
     sums = Sums(W, ZERO, TILE * Z.stride)
     clear(W, ZERO, padded(count) * Z.stride)
@@ -323,7 +324,7 @@ def times_minus_t(
             padded(count),
             ZERO,
         )
-    else:  # upper triangular: tile t starts at its own first column
+    else:  # −T is upper triangular: the terms of tile t start at the diagonal
         multiply_tiles(
             tiles,
             Z.wide,

@@ -1,4 +1,4 @@
-"""Many steps of gradient descent on a regression in one call, without returning to Python."""
+"""Take many steps of gradient descent on a regression in one call, without returning to Python."""
 
 import math
 
@@ -22,7 +22,7 @@ from fastdln.kernels.cpu.two_pass import suffix_products_part, update_layers_par
 
 @part
 def residual(network: Network, problem: Regression, C: np.ndarray, factor: float) -> float:
-    """Return ``½‖M∘S − T‖²`` in float64 and leave ``−factor·(M∘S − T)∘S`` in C."""
+    """Return ``½‖M∘S − T‖²`` in float64 and write ``−factor·(M∘S − T)∘S`` to C."""
     total = 0.0
     for a in range(network.q_padded):
         total += row_residual(network, problem, C, factor, a)
@@ -33,10 +33,10 @@ def residual(network: Network, problem: Regression, C: np.ndarray, factor: float
 def row_residual(
     network: Network, problem: Regression, C: np.ndarray, factor: float, a: int
 ) -> float:
-    """Return the sum of squares of one (padded) row of the residual, and leave that row of C.
+    """Return the sum of squares of one (padded) row of the residual, and write that row of C.
 
-    Rows are summed separately so that members of a team can share them, and so that one row's
-    additions need not wait for another's.
+    Rows are summed separately so that team members can partition them, and so that the additions
+    of different rows do not depend on each other.
     """
     layers, scale, target = network.layers, problem.scale, problem.target
     stride, n, total = layers[0, STRIDE], scale.shape[1], 0.0
@@ -53,7 +53,7 @@ def row_residual(
 
 @part
 def continues(loss: float, floor: float) -> bool:
-    """Whether a run goes on after this loss: it is finite and above the floor."""
+    """Return whether a run continues after this loss: it is finite and above the floor."""
     return math.isfinite(loss) and loss > floor
 
 
@@ -61,7 +61,7 @@ def continues(loss: float, floor: float) -> bool:
 def _evaluate(
     network: Network, problem: Regression, C: np.ndarray, factor: float, t: int, member: Member
 ) -> None:
-    """Fill ``losses[t]`` and leave ``−factor·G`` in C."""
+    """Write ``losses[t]``, and ``−factor·G`` to C."""
     suffix_products_part(network, member)
     if member.rank == 0:
         problem.losses[t] = problem.constant + residual(network, problem, C, factor)
@@ -79,13 +79,13 @@ def descend(
 ) -> int:
     """Advance from step ``span.start`` to ``span.goal``; return the last step whose loss is known.
 
-    Every member of the team calls this with its own rank.
+    Every member of the team calls it with its own rank.
 
     Parameters
     ----------
     network : Network
     workspace : Workspace
-        C carries the gradient from one call to the next.
+        C holds the gradient between two calls.
     step : GradientStep
     problem : Regression
     span : Span
@@ -109,7 +109,7 @@ def descend_with_momentum(
     span: Span,
     member: Member,
 ) -> int:
-    """Advance as `descend` does, by a `MomentumStep`."""
+    """Advance as `descend` does, with momentum."""
     t = span.start
     while t < 0 or (t < span.goal and continues(problem.losses[t], span.floor)):
         if t >= 0:

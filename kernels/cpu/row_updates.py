@@ -1,7 +1,7 @@
-"""Pass 2 for optimisers that need the gradient itself: the traversal that they share.
+"""Pass 2 for optimisers that need the gradient explicitly: the traversal of the row blocks.
 
-The gradient of a few rows of a layer is formed and used at a time, while the rows and the
-optimiser's arrays are in cache; the gradient of a whole layer never exists.
+The gradient is formed and used one row block at a time, while the rows and the optimiser's arrays
+are in cache; the gradient of a whole layer is never stored.
 """
 
 from collections.abc import Callable
@@ -32,13 +32,13 @@ def update_by_rows(
         ``update_block(network, C, step, layer, row, rows)`` forms the gradient ``Bᵀ C`` of a row
         block and updates it.
     update_row : part
-        ``update_row(weights, gradient, step, layer, w, g, size)`` updates `size` weights from w on
-        by the gradient from g on.
+        ``update_row(weights, gradient, step, layer, w, g, size)`` updates ``weights[w : w + size]``
+        by ``gradient[g : g + size]``.
     network : Network
     workspace : Workspace
         C holds G itself on entry, not scaled by a step size.
     step : MomentumStep, or Adam's
-        Passed on to both.
+        Passed on to `update_block` and `update_row`.
     member : Member
     """
     layers, C, D = network.layers, workspace.C, workspace.D

@@ -1,9 +1,9 @@
 """Chain products on the caller's arrays: rows of any length, neither copied nor padded.
 
-The tiles take whole vectors. If the length of a row is no multiple of them, its last vector is
-read again from the row's end and overlaps the one before; the elements that overlap are discarded
-(products) or multiplied by zero (dot products). All arrays are found from one base address, so that
-a chain of any depth is one call.
+The tiles take whole vectors. If the length of a row is not a multiple of the vector length, the
+last vector ends at the row's end and overlaps the vector before; the overlapping elements are
+discarded (products) or multiplied by zero (dot products). All arrays are addressed from one base,
+so that a chain of any depth is one call.
 """
 
 from typing import NamedTuple
@@ -16,8 +16,8 @@ from fastdln.kernels.cpu.jit import allocating
 from fastdln.kernels.cpu.team import partition, wait
 from fastdln.kernels.cpu.two_pass import BLOCK_ROWS, NEAR_TERMS
 
-# Columns of a table of arrays: offset from the base, rows, columns and row stride, in elements; of
-# a table of layers also the start of the product below the layer and its padded length.
+# Columns of a table of arrays: offset from the base, rows, columns and row stride, in elements. A
+# table of layers also has the offset of the product below the layer and its padded width.
 OFFSET, ROWS, COLUMNS, STRIDE, PRODUCT, WIDTH = range(6)
 
 
@@ -27,9 +27,9 @@ class StridedArrays(NamedTuple):
     Attributes
     ----------
     base : ndarray, flat
-        Reaches from the lowest to the highest element of all matrices.
+        Memory from the lowest to the highest element of all matrices.
     table : ndarray of int64, shape (number of matrices, 4)
-        OFFSET, ROWS, COLUMNS and STRIDE of each.
+        OFFSET, ROWS, COLUMNS and STRIDE of each matrix.
     """
 
     base: np.ndarray
@@ -42,7 +42,7 @@ class StridedChain(NamedTuple):
     Attributes
     ----------
     base, table
-        As of `StridedArrays`; the table, of shape (depth, 6), has also PRODUCT and WIDTH.
+        As in `StridedArrays`; the table, of shape (depth, 6), also has PRODUCT and WIDTH.
     q, q_padded : int
         Rows of every product, and rows in memory.
     lane : int
@@ -112,7 +112,7 @@ def _finish_columns(
 def _finish_scalar(
     X: Operand, Y: Operand, out: Operand, rows: int, terms: int, columns: int
 ) -> None:
-    """Form all columns of ``out = X Y``, which are fewer than a vector has elements."""
+    """Form ``out = X Y`` with fewer columns than a vector has elements, element by element."""
     for a in range(rows):
         for j in range(columns):
             total = out.data.dtype.type(0)
@@ -177,7 +177,7 @@ def _dot_scalar(
 def outer(
     X: Operand, Y: Operand, target: StridedArrays, layer: int, q: int, lane: int, member: Member
 ) -> None:
-    """``X Y``, of q terms, into array number `layer` of `target`, this member's rows."""
+    """Write this member's rows of ``X Y``, sums of q terms, to array `layer` of `target`."""
     rows, columns = target.table[layer, ROWS], target.table[layer, COLUMNS]
     stride = target.table[layer, STRIDE]
     begin, end = partition(rows, member.rank, member.team)
@@ -191,7 +191,7 @@ def outer(
 
 @allocating
 def products_down(chain: StridedChain, X: Operand, products: np.ndarray, member: Member) -> None:
-    """Multiply X by every layer from the last to the first, keeping every product."""
+    """Multiply X by every layer from the last to the first, and store every product."""
     for layer in range(chain.table.shape[0] - 1, -1, -1):
         multiply_down(chain, layer, X, products, member)
         wait(member.barrier, member.team)
@@ -207,10 +207,10 @@ def gradients_up(
     target: StridedArrays,
     member: Member,
 ) -> int:
-    """Layer gradients from suffix products, upwards: ``B_lᵀ C_{l-1}``, ``C_l = C_{l-1} W_lᵀ``.
+    """Form layer gradients upwards: ``B_lᵀ C_{l-1}`` with ``C_l = C_{l-1} W_lᵀ``.
 
-    The gradient of the last layer is the last C, which lies in C if the call returns 0, in D if it
-    returns 1.
+    The gradient of the last layer is the last co-state, which is in C if the call returns 0 and in
+    D if it returns 1.
     """
     table, last, swapped = chain.table, chain.table.shape[0] - 1, 0
     for layer in range(last):
@@ -247,7 +247,7 @@ def gradients_down(
     target: StridedArrays,
     member: Member,
 ) -> None:
-    """Layer gradients from prefix products, downwards: ``E_lᵀ A_{l-1}ᵀ``, ``E_{l-1} = E_l W_l``.
+    """Form layer gradients downwards: ``E_lᵀ A_{l-1}ᵀ`` with ``E_{l-1} = E_l W_l``.
 
     `below` receives every E_{l-1} at the layer's PRODUCT.
     """

@@ -1,7 +1,7 @@
 """A team of threads inside one kernel: spin barriers instead of one fork per layer.
 
 Every member calls the same kernel with its own rank, and all members share one `barrier` array. A
-fork per layer (a parallel loop) costs 2-3 µs each time, a barrier of two threads about 0.2 µs.
+parallel loop per layer costs 2-3 µs per fork; a barrier of two threads costs about 0.2 µs.
 """
 
 import sys
@@ -17,15 +17,15 @@ from numba.extending import intrinsic
 from fastdln.kernels.cpu.jit import inlined
 
 # Polls of the barrier (some tens of µs) before a waiting thread yields its processor: on a shared
-# machine the member that it waits for may need it.
+# machine the missing team member may need that processor.
 SPINS = 2000
-# The count that an aborted barrier starts from: above any number of real arrivals.
+# Count of an aborted barrier, larger than any number of arrivals.
 ABORTED = 1 << 62
 
 
 def new_barrier() -> np.ndarray:
     """Return the barrier of a team, int64; element 0 counts the arrivals."""
-    return np.zeros(16, dtype=np.int64)  # a cache line of its own, and the adjacent one
+    return np.zeros(16, dtype=np.int64)  # two cache lines, which hold no other data
 
 
 def abort(barrier: np.ndarray) -> None:
@@ -81,7 +81,7 @@ else:
 
 @inlined
 def wait(barrier: np.ndarray, team: int) -> None:
-    """Wait until all `team` members have called this equally often, or the barrier is aborted."""
+    """Wait until all `team` members have reached the barrier, or it is aborted."""
     if team == 1:
         return
     ticket = arrive(barrier)
@@ -98,6 +98,6 @@ def wait(barrier: np.ndarray, team: int) -> None:
 @inlined
 def partition(total: int, rank: int, team: int) -> tuple[Any, Any]:
     """Return the half-open range of `total` items that member `rank` processes."""
-    if team == 1:  # saves two divisions, which are measurable for narrow layers
+    if team == 1:  # avoid two divisions, whose time is measurable for narrow layers
         return np.intp(0), np.intp(total)
     return total * rank // team, total * (rank + 1) // team

@@ -1,7 +1,7 @@
-"""Products of matrices by whole tiles: the same tile of 4 rows repeated over many places.
+"""Matrix products by whole tiles of 4 rows, at offsets in arithmetic progression.
 
-Every sum is added in order, one fused multiply-add per term, so that it depends neither on the
-vector width nor on how the work is divided.
+Every sum is added in order, one fused multiply-add per term, so that results depend neither on the
+vector width nor on the division of the work.
 """
 
 from typing import NamedTuple, cast
@@ -14,7 +14,7 @@ from .tiles import WIDE, lanes, product_tile
 
 
 def index(value: int) -> int:
-    """Return a NumPy scalar: Numba compiles another specialisation for each literal argument."""
+    """Return a NumPy scalar: Numba would compile a specialisation for each literal argument."""
     return cast(int, np.intp(value))
 
 
@@ -26,7 +26,7 @@ _LANES_64 = lanes(np.float64)
 
 
 class Left(NamedTuple):
-    """Left factors of `multiply_tiles`: X[a, k] of tile t at start + t·tile + a·row + k·term."""
+    """Left factors of `multiply_tiles`: tile t's X[a, k] is at start + t·tile + a·row + k·term."""
 
     array: np.ndarray
     start: int
@@ -36,7 +36,7 @@ class Left(NamedTuple):
 
 
 class Right(NamedTuple):
-    """Right factors of `multiply_tiles`: row k of Y of tile t at start + t·tile + k·term."""
+    """Right factors of `multiply_tiles`: tile t's row Y[k, :] is at start + t·tile + k·term."""
 
     array: np.ndarray
     start: int
@@ -45,7 +45,7 @@ class Right(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Results of `multiply_tiles`: row a of tile t, 0 ≤ a < 4, at start + (t + a/4)·tile."""
+    """Results of `multiply_tiles`: row a < 4 of tile t is at start + (t + a/4)·tile."""
 
     array: np.ndarray
     start: int
@@ -55,7 +55,7 @@ class Sums(NamedTuple):
 @inlined
 def clear(out: np.ndarray, begin: int, count: int) -> None:
     """Set ``out[begin : begin + count]`` to zero: a slice assignment takes longer to compile."""
-    for i in range(np.uintp(count)):  # unsigned: a check for negative indices costs as much
+    for i in range(np.uintp(count)):  # unsigned: checks for negative indices cost as much again
         out[np.uintp(begin) + np.uintp(i)] = 0.0
 
 
@@ -77,7 +77,7 @@ def multiply_tiles(
 ) -> None:
     """For each tile t add to four rows of out: ``out[a, :] += Σ_k X[a, k] Y[k, :]``.
 
-    Rows have `wide` vectors; the sum of tile t has ``count − t·less`` terms.
+    Rows have `wide` vectors; the sums of tile t have ``count − t·less`` terms.
     """
     width = lanes_of(out.array)
     v = 0
@@ -89,7 +89,7 @@ def multiply_tiles(
             B = Operand(Y.array, y + t * Y.tile, Y.term, ONE)
             C = Operand(out.array, o + t * out.tile, out.tile // 4, ONE)
             terms, fetched = count - t * less, B.start
-            # The size of a tile is a constant of the compilation, hence one call per size.
+            # The tile's size is a compile-time constant, hence one call per size.
             if step == 4:
                 product_tile(4, 4, A, B, C, terms, False, fetched)
             elif step == 3:

@@ -1,10 +1,10 @@
-"""Register tiles: two small matrix products and a transposition, which make up all chain kernels.
+"""Register tiles: two small matrix products and a transposition, used by all chain kernels.
 
 Numba's vectoriser keeps at most a few accumulators in registers and handles remaining columns
 one by one. These tiles are written as LLVM vector code instead: 20 accumulators stay in
 registers for a whole inner loop, operands are loaded once per tile, and there are no remainders
-because every buffer is padded to whole vectors (see `layout`). With JIT switched off the plain
-NumPy twins at the end of this file replace them.
+because every buffer is padded to whole vectors (see `layout`). With JIT switched off, the NumPy
+twins at the end of this file replace them.
 """
 
 from collections.abc import Callable
@@ -32,11 +32,11 @@ def _product_tile(
 ) -> tuple[Any, Callable[..., Any]]:
     """``out[a, v] += Σ_k X[a, k] Y[k, v]`` for `rows` rows a, `wide` vectors v, `terms` terms k.
 
-    Where `overwrite`, the sums start at zero, whatever `out` holds. A tile of all WIDE vectors
-    prefetches ``Y.data[fetched + k·Y.row]`` meanwhile, which may lie outside the array.
+    Where `overwrite`, the sums start at zero and replace the contents of `out`. A tile of WIDE
+    vectors also prefetches ``Y.data[fetched + k·Y.row]``, which may be outside the array.
 
-    X, Y and out are like `Operand`; those of Y and out must be contiguous along v. `rows`
-    and `wide` are constants of the compilation.
+    X, Y and out are each an `Operand`; Y and out are contiguous along v. `rows` and `wide` are
+    compile-time constants.
     """
     n_rows, n_wide = rows.literal_value, wide.literal_value
 
@@ -78,9 +78,8 @@ def _dot_tile(
 ) -> tuple[Any, Callable[..., Any]]:
     """``out[a, r] = Σ_v X[a, v]·Y[r, v]`` for `rows` rows a and four rows r, over `vectors`.
 
-    X, Y and out are like `Operand`, with contiguous rows. The vectors from
-    ``Y.data[fetched]`` on, which may lie outside the array, are prefetched meanwhile. `rows` is a
-    constant of the compilation.
+    X, Y and out are each an `Operand` with contiguous rows. The tile also prefetches the vectors
+    from ``Y.data[fetched]`` on, which may be outside the array. `rows` is a compile-time constant.
     """
     n_rows = rows.literal_value
 
@@ -113,10 +112,10 @@ def _dot_tile(
 def _transpose_tile(
     typing_context: Any, X: Any, rows: Any, out: Any
 ) -> tuple[Any, Callable[..., Any]]:
-    """Write the transpose of a square block of whole vectors; its rows from `rows` on are zero.
+    """Write the transpose of a square block of whole vectors; rows of X from `rows` on are zero.
 
-    X and out are like `Operand`, with contiguous rows. Every row of the transpose is
-    written as a whole vector.
+    X and out are each an `Operand` with contiguous rows. Every row of the transpose is written as
+    a whole vector.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -145,7 +144,7 @@ def _plain_product_tile(
     overwrite: bool,
     fetched: int,
 ) -> None:
-    """Do what `_product_tile` does, in NumPy, for runs with JIT switched off."""
+    """Equivalent of `_product_tile` in NumPy, for runs with JIT switched off."""
     width = wide * lanes(out.data.dtype)
     for a in range(rows):
         target = out.data[out.start + a * out.row :][:width]
@@ -157,7 +156,7 @@ def _plain_product_tile(
 
 
 def _plain_transpose_tile(X: Operand, rows: int, out: Operand) -> None:
-    """Do what `_transpose_tile` does, in NumPy, for runs with JIT switched off."""
+    """Equivalent of `_transpose_tile` in NumPy, for runs with JIT switched off."""
     width = lanes(out.data.dtype)
     for r in range(width):
         for c in range(width):
@@ -168,7 +167,7 @@ def _plain_transpose_tile(X: Operand, rows: int, out: Operand) -> None:
 def _plain_dot_tile(
     rows: int, X: Operand, Y: Operand, out: Operand, vectors: int, fetched: int
 ) -> None:
-    """Do what `_dot_tile` does, in NumPy, for runs with JIT switched off."""
+    """Equivalent of `_dot_tile` in NumPy, for runs with JIT switched off."""
     width = vectors * lanes(out.data.dtype)
     for a in range(rows):
         for r in range(4):

@@ -1,13 +1,13 @@
-"""The two-pass step: suffix products down the chain, then gradients and updates up it.
+"""The two-pass step: a down pass for suffix products, an up pass for co-states and updates.
 
 With ``M = W_L ··· W_1``, suffix products ``B_l = W_L ··· W_{l+1}`` and ``G = ∂ℓ/∂M``, the gradient
 of layer l is ``B_lᵀ C_{l-1}``, where ``C_0 = G`` and ``C_l = C_{l-1} W_lᵀ`` are the co-states.
-Pass 1 reads every layer once and leaves all suffix products; pass 2 reads and writes every layer
-once, a block of rows at a time: it updates the block after forming its part of the next co-state.
-Every product has q rows, q the rows of M.
+Pass 1 reads every layer once and stores all suffix products; pass 2 reads and writes every layer
+once, one row block at a time: it updates the block after forming its part of the next co-state.
+Every product has q rows, as many as M.
 
-Work is partitioned so that every element is summed in the same order for any team: pass 1 by
-columns of a layer, pass 2 by its rows. The bits do not depend on the number of threads.
+Teams partition the columns of a layer in pass 1 and its rows in pass 2, so that every element is
+summed in the same order by any team: the bits do not depend on the number of threads.
 """
 
 from typing import Any
@@ -50,21 +50,21 @@ from fastdln.kernels.cpu.layout import (
 from fastdln.kernels.cpu.team import partition, wait
 from fastdln.kernels.cpu.tiles import lanes, transpose_tile
 
-# Rows of a layer that one call adds to a product. From cache 128 beat 16 by a fifth to a third
-# (fewer calls); from memory 16, fetched one block ahead, beat no fetching by a third.
+# Rows of a layer that one call adds to a product. In cache 128 rows beat 16 by a fifth to a third
+# (fewer calls); from memory 16 rows, prefetched one block ahead, beat no prefetching by a third.
 NEAR_TERMS, FAR_TERMS = 128, 16
-# Bytes of a row block of pass 2, and most rows: against blocks of 4 rows, 64 made pass 2 of widths
-# 100 to 300 1.8 to 2.5 times as fast, for a call costs as much as its work on 4 rows of 100, and
-# every block reads B and C anew.
+# Limits on the bytes and the rows of a row block in pass 2. Compared with 4 rows, 64 made pass 2 at
+# widths 100 to 300 1.8 to 2.5 times as fast: a call costs as much as its work on 4 rows of 100
+# elements, and every block reads B and C again.
 BLOCK_BYTES, BLOCK_ROWS = 2**18, 64
-# Layers of at most this many vectors a row are transposed for the next co-state. Sums across SIMD
+# Maximum vectors per row of a layer that is transposed to form the next co-state. Sums across SIMD
 # lanes cost as much as 2 vectors of multiply-adds, a transposition as 1 or 2: at width 26 in
 # float32 the co-states took 580 cycles a layer by dot products and 420 by transposing.
 TRANSPOSED_VECTORS = 2
 
 
 def _suffix_products(network: Network, member: Member) -> None:
-    """Pass 1: ``B_{l-1} = B_l W_l`` for l = L … 1; the last written is M itself.
+    """Pass 1: ``B_{l-1} = B_l W_l`` for l = L … 1; the last product, B_0, is M.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def _suffix_products(network: Network, member: Member) -> None:
         wait(member.barrier, member.team)
 
 
-# Called by themselves, and inside the kernels of many steps.
+# A kernel to call from Python, and a part to inline in the kernels that take many steps.
 suffix_products, suffix_products_part = kernel(_suffix_products), part(_suffix_products)
 
 
@@ -91,7 +91,7 @@ def copy_last_layer(network: Network, block: Block) -> None:
     layers = network.layers
     last = layers.shape[0] - 1
     stride = layers[last, STRIDE]
-    # The padded rows of a product are those of the layer, which are zero.
+    # The padding rows of the product are copied from the layer, where they are zero.
     for a in range(block.first, block.first + block.rows):
         w, b = layers[last, OFFSET] + a * stride, layers[last, PRODUCT] + a * stride
         for j in range(block.begin, block.end):
@@ -105,7 +105,7 @@ def suffix_product(network: Network, layer: int, block: Block) -> None:
     far = network.weights.nbytes > FAR and not is_transposed(network.layers, layer)
     terms = FAR_TERMS if far else NEAR_TERMS
     k = ZERO
-    while k < height:  # a range with a step that is not a constant would divide
+    while k < height:  # `range` would divide by a step that is not a compile-time constant
         add_layer_rows(network, layer, k, min(terms, height - k), block, far, k == 0, ZERO)
         k += terms
 
@@ -123,7 +123,7 @@ def add_layer_rows(
 ) -> None:
     """Add to a block of ``B_l = B_{l+1} W_l`` the terms of `count` rows of the layer from `row` on.
 
-    Where the layer is `far`, as many rows that come next are prefetched; see `add_product`.
+    If the layer is `far`, also prefetch the next `count` rows; see `add_product`.
     """
     layers = network.layers
     stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
@@ -155,8 +155,8 @@ def _update_layers(
 
     Notes
     -----
-    The co-states carry ``−η_l C_{l-1}``, so that updates need no factor; they are rescaled only
-    where the step size changes from one layer to the next.
+    The buffers hold ``−η_l C_{l-1}``, so that updates need no factor; they are rescaled only where
+    the step size changes from one layer to the next.
     """
     layers, C, D = network.layers, workspace.C, workspace.D
     last = layers.shape[0] - 1
@@ -195,12 +195,12 @@ def update_last_layer(network: Network, C: np.ndarray, c0: int, decay: float, bl
 
 @inlined
 def is_transposed(layers: np.ndarray, layer: int) -> bool:
-    """Whether a layer is so narrow that its transpose gives the next co-state faster."""
+    """Return whether a layer is narrow enough to be transposed for the next co-state."""
     return layers[layer, VECTORS] <= TRANSPOSED_VECTORS
 
 
 def scratch_size(dtype: Any) -> int:
-    """Return the elements of scratch that a member of a team needs: see `costate_columns`."""
+    """Return the elements of scratch per team member; see `costate_columns`."""
     return TRANSPOSED_VECTORS * lanes(dtype) * BLOCK_ROWS
 
 
@@ -213,9 +213,9 @@ def new_workspace(layout: Layout, team: int) -> Workspace:
 
 @inlined
 def partition_rows(network: Network, layer: int, member: Member) -> tuple[int, int]:
-    """Return the rows of a layer that a member updates: whole vectors of the next co-state.
+    """Return the range of rows that a member updates: whole vectors of the next co-state.
 
-    Padded to blocks of four at the end.
+    The last range is padded to blocks of four rows.
     """
     padded = (network.layers[layer, ROWS] + 3) // 4 * 4
     if member.team == 1:
@@ -296,9 +296,9 @@ def finish_costate(
 def clear_costate_padding(
     network: Network, costates: Costates, layer: int, begin: int, end: int
 ) -> None:
-    """Clear the next co-state's padding, where columns begin ≤ j < end include the last."""
+    """Clear the next co-state's padding if columns begin ≤ j < end include the last column."""
     width = network.layers[layer, ROWS]
-    # Products with a transposed layer are written in whole vectors, zeros included.
+    # Products with a transposed layer are written as whole vectors, zero padding included.
     if begin < width <= end and not is_transposed(network.layers, layer):
         stride, d0 = network.layers[layer + 1, STRIDE], costates.d0
         for a in range(costates.rows):
@@ -323,7 +323,7 @@ def update_rows(
 def add_gradient(
     network: Network, C: Operand, out: Operand, layer: int, row: int, rows: int, overwrite: bool
 ) -> None:
-    """Add ``Bᵀ C`` of `rows` rows of a layer from `row` on to `out`, or `overwrite` it."""
+    """Add ``Bᵀ C``, for `rows` rows of a layer from `row` on, to `out`, or `overwrite` `out`."""
     layers = network.layers
     B = Operand(network.products, layers[layer + 1, PRODUCT] + row, ONE, layers[layer + 1, STRIDE])
     extent = Extent(rows, network.q_padded, ZERO, layers[layer, VECTORS], network.lane)

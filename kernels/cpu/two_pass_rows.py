@@ -1,12 +1,12 @@
-"""The two-pass step for a team that shares the rows of the products instead of every layer.
+"""The two-pass step for a team that partitions the rows of the products instead of every layer.
 
-Row a of a suffix product, of G and of a co-state follows from row a of the one before: a member
-takes its rows down the whole chain and up again without the others. Only the updates need all
-rows. So a team waits twice a step, however deep the network is, where sharing every layer takes two
-barriers a layer, which at width 26 cost more than the second thread gained. Every member reads
-all layers: that suits networks that stay in cache.
+Row a of a suffix product, of G and of a co-state depends only on row a of the previous product, so
+each member takes its rows down the whole chain and up again without synchronisation. Only the
+updates need all rows. Hence a step has two barriers whatever the depth. Partitioning every layer
+takes two barriers a layer, which at width 26 cost more than the second thread gained. Every member
+reads all layers, which suits networks that stay in cache.
 
-All sums are those of `regression_loop.descend`, in the same order: the bits are the same.
+Every sum has the terms and the order of `regression_loop.descend`: the bits are the same.
 """
 
 from typing import NamedTuple
@@ -53,7 +53,7 @@ class RowWorkspace(NamedTuple):
     Attributes
     ----------
     C : ndarray
-        All co-states, laid out as the products; begins with the ``−η_1 G`` of the first step.
+        All co-states, laid out as the products; initially holds ``−η_1 G`` of the first step.
     scratch : ndarray
         As in `Workspace`.
     sums : ndarray of float64, shape (q_padded,)
@@ -66,7 +66,7 @@ class RowWorkspace(NamedTuple):
 
 
 def row_workspace(layout: Layout, workspace: Workspace) -> tuple[RowWorkspace, Workspace]:
-    """Return a workspace for teams, and that for one thread which carries the same gradient."""
+    """Return a workspace for teams, and one for a single thread that shares its gradient."""
     C = aligned_zeros(layout.product_size, layout.dtype)
     rows = RowWorkspace(C, workspace.scratch, np.empty(layout.q_padded))
     return rows, workspace._replace(C=C)
@@ -81,7 +81,7 @@ def descend_by_rows(
     span: Span,
     member: Member,
 ) -> int:
-    """Advance as `regression_loop.descend` does; each may continue a run of the other.
+    """Advance as `regression_loop.descend` does; the two may alternate between calls.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def descend_by_rows(
     first, end = partition(network.q_padded, member.rank, member.team)
     rows, t, known = end - first, max(span.start, 0), span.start >= 0
     loss = problem.losses[t]
-    # Every part appears once: it is compiled anew wherever it is inlined.
+    # Call every part at one place only: a part is compiled again at every call site.
     while True:
         if not known:
             _residual_rows(network, problem, workspace, step.step_sizes[0], first, rows)
@@ -123,7 +123,7 @@ def _residual_rows(
     first: int,
     rows: int,
 ) -> None:
-    """Take this member's rows down the chain; leave those of ``−η_1 G`` and their squares."""
+    """Form this member's rows of the suffix products, of ``−η_1 G`` and of the squared residual."""
     layers = network.layers
     last = layers.shape[0] - 1
     copy_last_layer(network, Block(first, rows, ZERO, layers[last, STRIDE]))
@@ -147,7 +147,7 @@ def _total(sums: np.ndarray) -> float:
 def _costates(
     network: Network, workspace: RowWorkspace, step: GradientStep, first: int, rows: int, rank: int
 ) -> None:
-    """Form some rows of all co-states; slot l holds ``−η_l C_{l-1}``."""
+    """Form `rows` rows of all co-states; slot l holds ``−η_l C_{l-1}``."""
     layers, C = network.layers, workspace.C
     for layer in range(layers.shape[0] - 1):
         c = layers[layer, PRODUCT] + first * layers[layer, STRIDE]
@@ -164,7 +164,7 @@ def _costates(
 
 @part
 def _update(network: Network, C: np.ndarray, decay: float, member: Member) -> None:
-    """Update this member's part of the weights, cut at blocks of four rows."""
+    """Update this member's part of the weights, in whole blocks of four rows."""
     layers, rank, team = network.layers, member.rank, member.team
     last = layers.shape[0] - 1
     stride = layers[last, STRIDE]
@@ -173,7 +173,7 @@ def _update(network: Network, C: np.ndarray, decay: float, member: Member) -> No
         row, stop = _row_at(layers, layer, begin), _row_at(layers, layer, end)
         c = layers[layer, PRODUCT]
         if layer == last:
-            # The end of the weights lies inside a block of four where q is no multiple of it.
+            # If q is not a multiple of four, the weights end inside a block of four rows.
             stop = network.q if rank == team - 1 else min(stop, network.q)
             update_last_layer(network, C, c, decay, Block(row, stop - row, ZERO, stride))
             return
@@ -186,7 +186,7 @@ def _update(network: Network, C: np.ndarray, decay: float, member: Member) -> No
 
 @part
 def _row_at(layers: np.ndarray, layer: int, element: int) -> int:
-    """Return the block of four rows of a layer in which a weight lies, clipped to the layer."""
+    """Return the first row of the four-row block that contains a weight, clipped to the layer."""
     height, stride = (layers[layer, ROWS] + 3) // 4 * 4, layers[layer, STRIDE]
     within = element - layers[layer, OFFSET]
     if within <= 0:

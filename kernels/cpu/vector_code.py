@@ -1,4 +1,4 @@
-"""LLVM vector operations, from which register tiles are written."""
+"""LLVM vector operations from which the register tiles are built."""
 
 from typing import Any
 
@@ -87,11 +87,11 @@ class VectorCode:
         return self.builder.shuffle_vector(one, start, self.mask([0] * self.lanes))
 
     def mask(self, positions: list[int]) -> Any:
-        """Return the constant of a shuffle that takes these positions."""
+        """Return a shuffle's constant mask for these positions."""
         return ir.Constant(ir.VectorType(ir.IntType(32), len(positions)), positions)
 
     def shuffle(self, a: Any, b: Any, positions: list[int]) -> Any:
-        """Return the elements at these positions of a, then b."""
+        """Return the elements at these positions of the concatenation of a and b."""
         return self.builder.shuffle_vector(a, b, self.mask(positions))
 
     def add(self, a: Any, b: Any) -> Any:
@@ -99,7 +99,7 @@ class VectorCode:
         return self.builder.fadd(a, b)
 
     def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
-        """Return ``a·b + c``, fused where the processor can."""
+        """Return ``a·b + c``, fused if the processor supports it."""
         name = f"llvm.fmuladd.v{self.lanes}f{self.align * 8}"
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
@@ -110,7 +110,7 @@ class VectorCode:
         byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0i8")
-        # For reading (0), to be kept in all caches (3), data (1).
+        # LLVM's prefetch hints: for reading (0), keep in all caches (3), data (1).
         hints = [ir.Constant(word, n) for n in (0, 3, 1)]
         self.builder.call(function, [self.builder.bitcast(pointer, byte), *hints])
 
@@ -184,8 +184,8 @@ class VectorCode:
     def transposed(self, rows: list[Any]) -> list[Any]:
         """Return the columns of `lanes` rows.
 
-        First within chunks of 128 bits, then chunk by chunk: only shuffles that processors do in
-        one step without loading a pattern.
+        Transpose first within chunks of 128 bits, then chunk by chunk: this needs only shuffles
+        that are single instructions without a mask in memory.
         """
         n, chunk = self.lanes, 16 // self.align
         chunks = n // chunk
@@ -221,7 +221,7 @@ class VectorCode:
             return blocks
 
         def pick(a: Any, b: Any, first: int) -> Any:
-            """Every second chunk of a, then of b."""
+            """Return every second chunk of a, then of b, from chunk `first` on."""
             chosen = range(first, 2 * count, 2)
             return self.shuffle(a, b, [g * chunk + i for g in chosen for i in range(chunk)])
 

@@ -1,16 +1,16 @@
-"""The zigzag step: every weight is read once a step and written once in two.
+"""The zigzag step: every weight is read once a step and written once in two steps.
 
-The pass down the chain at time t knows the prefix products ``A_l = W_{l-1} ··· W_1`` and G of time
-t, hence all co-states ``C_l = G A_lᵀ``, and forms the suffix products of t and of t+1 from one
-read of every layer: ``B_l(t+1) = B_{l+1}(t+1) W_l(t+1)``, and with ``W_l(t+1) = W_l(t) − η_l
+The down pass at time t knows the prefix products ``A_l = W_{l-1} ··· W_1`` and G of time t, hence
+all co-states ``C_l = G A_lᵀ``, and forms the suffix products of t and of t+1 from one read of every
+layer: ``B_l(t+1) = B_{l+1}(t+1) W_l(t+1)``, and with ``W_l(t+1) = W_l(t) − η_l
 B_{l+1}(t)ᵀ C_l(t)`` the last product is ``B_{l+1}(t+1) W_l(t)`` less a q×q Gram matrix times C_l:
-the layer need not even be written. The pass ends in M(t+1). The pass up from there updates every
-row block twice, to t+1 (the deferred update) and to t+2, and leaves the prefix products of t+2. Two
-steps read the weights twice and write them once; the two-pass step reads them four times and writes
-them twice. The price is d rows of prefix products on the way up and the buffers to remember
-B, C and A at every layer.
+the layer need not be written. The pass ends with M(t+1). The up pass that follows updates every row
+block twice, to t+1 (the deferred update) and to t+2, and stores the prefix products of t+2. Two
+steps read the weights twice and write them once; two two-pass steps read them four times and write
+them twice. The additional costs are the d rows of the prefix products in the up pass, and buffers
+for B, C and A at every layer.
 
-Down passes partition a layer's columns, up passes its rows: the same bits for any team.
+Down passes partition a layer's columns, up passes its rows: the bits are the same for any team.
 """
 
 import numpy as np
@@ -60,7 +60,7 @@ from fastdln.kernels.cpu.zigzag_workspace import DEFERRED, UPWARD, ZigzagWorkspa
 
 @part
 def _prefix_offset(network: Network, layer: int, d_padded: int) -> int:
-    """Return where the prefix product below a layer starts: slots in the order of the products."""
+    """Return the offset of the prefix product below a layer; slots are in the products' order."""
     return network.layers[layer, PRODUCT] // network.q_padded * d_padded
 
 
@@ -73,7 +73,7 @@ def _costate(
     d: int,
     block: Block,
 ) -> None:
-    """Form a block (in vectors) of ``C_l = G A_lᵀ``, with this layer's −η_l in it."""
+    """Form a block (in vectors) of ``−η_l C_l = −η_l G A_lᵀ``."""
     layers, rows, lane = network.layers, network.q_padded, network.lane
     stride, c = layers[layer, STRIDE], layers[layer, PRODUCT]
     a = _prefix_offset(network, layer, (d + 3) // 4 * 4)
@@ -93,7 +93,7 @@ def _costate(
 
 @part
 def _with_products(network: Network, products: np.ndarray) -> Network:
-    """Return the network with other suffix products."""
+    """Return the network with `products` in place of its suffix products."""
     return Network(
         network.weights, products, network.layers, network.q, network.q_padded, network.lane
     )
@@ -103,11 +103,11 @@ def _with_products(network: Network, products: np.ndarray) -> Network:
 def pass_down(
     network: Network, workspace: ZigzagWorkspace, step: GradientStep, d: int, member: Member
 ) -> None:
-    """From prefix products and G of time t, leave suffix products of t and t+1, and co-states of t.
+    """Form suffix products of t and t+1 and co-states of t from prefix products and G of time t.
 
-    Of the weights only the last layer is updated; for the others the update is deferred:
-    ``workspace.before`` (the suffix products of t) and ``workspace.costates`` stand for it. The
-    network's products become those of t+1.
+    Only the last layer is updated. The update of the other layers is deferred, and represented by
+    ``workspace.before`` (the suffix products of t) and ``workspace.costates``. The network's
+    products become those of t+1.
 
     Parameters
     ----------
@@ -162,7 +162,10 @@ def _two_suffix_products(
 def _apply_update_to_product(
     network: Network, workspace: ZigzagWorkspace, decay: float, layer: int, block: Block, rank: int
 ) -> None:
-    """Add this layer's deferred update to ``B_l(t+1)``: decay, and B_{l+1}(t+1) B_{l+1}(t)ᵀ C_l."""
+    """Apply this layer's deferred update to ``B_l(t+1)``: scale by `decay`, add the Gram term.
+
+    The Gram term is ``B_{l+1}(t+1) B_{l+1}(t)ᵀ C_l``.
+    """
     layers, lane, q_padded = network.layers, network.lane, network.q_padded
     stride, above = layers[layer, STRIDE], layers[layer + 1, STRIDE]
     source, target = layers[layer + 1, PRODUCT], layers[layer, PRODUCT]
@@ -194,9 +197,9 @@ def pass_up(
     d: int,
     member: Member,
 ) -> None:
-    """Apply the deferred update, take the next step, and leave its prefix products.
+    """Apply the deferred update, take the step, store the prefix products.
 
-    M of the new weights is left where the suffix products end.
+    M of the new weights is stored in place of the last suffix product.
 
     Parameters
     ----------
@@ -237,7 +240,7 @@ def pass_up(
 def _apply_deferred(
     network: Network, workspace: ZigzagWorkspace, decay: float, layer: int, row: int, rows: int
 ) -> None:
-    """Apply the update that the last down pass deferred to some rows of a layer."""
+    """Apply the last down pass's deferred update to `rows` rows of a layer."""
     before = _with_products(network, workspace.before)
     c = network.layers[layer, PRODUCT]
     update_rows(before, workspace.costates, c, layer, row, rows, decay)
@@ -284,7 +287,7 @@ def _end_to_end(network: Network, prefixes: np.ndarray, d_padded: int) -> None:
 def apply_deferred_update(
     network: Network, workspace: ZigzagWorkspace, decay: float, member: Member
 ) -> None:
-    """Apply the update that the last down pass deferred: the weights become the last step's."""
+    """Apply the last down pass's deferred update, so that the weights are those of its step."""
     for layer in range(network.layers.shape[0] - 1):
         begin, end = partition_rows(network, layer, member)
         height = block_rows(network, layer)
@@ -305,14 +308,14 @@ def descend_zigzag(
 ) -> int:
     """Advance as `regression_loop.descend` does; return the last step whose loss is known.
 
-    The weights are current after step ``span.last``, or after a loss that ends the run early; at
-    any other step an update of them may be deferred.
+    The weights are current after step ``span.last``, or after a loss that ends the run early; after
+    any other step their update may be deferred.
 
     Parameters
     ----------
     network : Network
     workspace : ZigzagWorkspace
-        It carries the passes from one call to the next.
+        Holds the state of the passes between two calls.
     step : GradientStep
     problem : Regression
     span : Span

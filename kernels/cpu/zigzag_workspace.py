@@ -1,4 +1,4 @@
-"""The buffers that the passes of the zigzag step leave for each other."""
+"""The buffers through which the passes of the zigzag step exchange data."""
 
 from typing import NamedTuple
 
@@ -9,20 +9,20 @@ from fastdln.kernels.cpu.two_pass import new_workspace
 
 
 class ZigzagWorkspace(NamedTuple):
-    """A `Workspace` with the data that the passes leave for each other; from `zigzag_workspace`.
+    """A `Workspace` with the buffers between passes; created by `zigzag_workspace`.
 
     Attributes
     ----------
     C, D, scratch : ndarray
         As in `Workspace`.
     before : ndarray
-        Suffix products of the last down pass's first step, laid out as the products.
+        Suffix products at the start of the last down pass, laid out as the products.
     costates : ndarray
-        Its co-states, laid out as the products, with −η_l in them.
+        Co-states of the last down pass, times −η_l, laid out as the products.
     prefixes : ndarray
         Prefix products, in slots in the order of the products.
     gram : ndarray
-        One Gram matrix for every member of the team.
+        One Gram matrix per team member.
     state : ndarray of int64, shape (2,)
         UPWARD and DEFERRED, between two calls.
     """
@@ -37,15 +37,15 @@ class ZigzagWorkspace(NamedTuple):
     state: np.ndarray
 
 
-# Elements of `ZigzagWorkspace.state`: whether the next pass goes up, and whether the update of the
-# last down pass is still to be applied to the weights.
+# Elements of `ZigzagWorkspace.state`: whether the next pass is an up pass, and whether the weights
+# still lack the update that the last down pass deferred.
 UPWARD, DEFERRED = range(2)
 
 
 def zigzag_size(layout: Layout) -> int:
-    """Return the elements of a `zigzag_workspace` beside those of `new_workspace`.
+    """Return the elements that `zigzag_workspace` allocates in addition to `new_workspace`.
 
-    The few Gram matrices of a team are left out.
+    The small Gram matrices of the team are not counted.
     """
     return 2 * layout.product_size + layout.product_size // layout.q_padded * _d_padded(layout)
 
@@ -53,7 +53,7 @@ def zigzag_size(layout: Layout) -> int:
 def zigzag_workspace(layout: Layout, team: int) -> ZigzagWorkspace:
     """Return a new workspace for a network of this layout and a team of this size."""
     C, D, scratch = new_workspace(layout, team)
-    # A Gram matrix takes rows of B by fours, up to three rows past the last product.
+    # Gram matrices read rows of B in blocks of four, up to three rows past the last product.
     before = aligned_zeros(layout.product_size + 4 * layout.widest, layout.dtype)
     costates = aligned_zeros(layout.product_size, layout.dtype)
     rows, stride = _d_padded(layout), int(layout.layers[0, STRIDE])

@@ -1,7 +1,7 @@
-"""Compile kernels with NVRTC and load them: one lazy module for each GPU and variant.
+"""Compile kernels with NVRTC and load them at first use, one module for each GPU and variant.
 
-CuPy would append ``-ftz=true``, which flushes float32 subnormals; long products of layers pass
-through them. So machine code is compiled here, cached on disk, and loaded by its path.
+CuPy would append ``-ftz=true``, which flushes float32 subnormals, and long products of layers pass
+through subnormals. So kernels are compiled here, cached on disk, and loaded by path.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from fastdln.kernels.cuda.sources import Constants, defines, source
 
-# Multiply-adds are fused in the chain kernels, as on the CPU; random numbers consist of
-# operations that no flag changes. Subnormals, division and roots follow IEEE 754 by default; the
-# flags are given because that matters.
+# Multiply-adds are fused in the chain kernels, as on the CPU; random numbers use operations that no
+# flag changes. Subnormals, division and roots follow IEEE 754 by default; the flags are explicit
+# because results depend on it.
 OPTIONS = (
     "--std=c++17",
     "--fmad=true",
@@ -36,12 +36,12 @@ class Compiled(NamedTuple):
 
     @property
     def registers(self) -> int:
-        """Most registers of a thread, over the file's kernels."""
+        """Maximum registers per thread over the file's kernels."""
         return max(int(n) for n in re.findall(r"Used (\d+) registers", self.log))
 
     @property
     def static_shared_bytes(self) -> int:
-        """Most static shared memory of a block; that of its launch comes on top."""
+        """Maximum static shared memory per block; a launch's dynamic shared memory is extra."""
         return max([0, *(int(n) for n in re.findall(r"(\d+) bytes smem", self.log))])
 
 
@@ -53,7 +53,7 @@ def compile_source(
     Raises
     ------
     RuntimeError
-        With the compiler's messages.
+        If compilation fails; the message is the compiler's.
     """
     from cupy.cuda import nvrtc
 
@@ -76,17 +76,17 @@ def compile_source(
 
 
 def elf_size(code: bytes) -> int:
-    """Return the size of a 64-bit ELF file: the end of its last table, by its header."""
+    """Return the size of a 64-bit ELF file: the end of the table that its header places last."""
     programs, sections = struct.unpack_from("<QQ", code, 32)
     program_size, program_count, section_size, section_count = struct.unpack_from("<4H", code, 54)
     return max(programs + program_size * program_count, sections + section_size * section_count)
 
 
 def _whole_elf(code: bytes) -> bytes:
-    """Restore the last byte of machine code: CuPy strips it as the terminator of a string.
+    """Restore the last byte of machine code, which CuPy strips as a string's terminator.
 
-    It is the high byte of an alignment, zero. In memory a Python string ends in a zero all the
-    same; a file without it is no valid ELF file.
+    The byte is the high byte of an alignment, zero. In memory CPython appends a zero to every
+    string of bytes, but a file without this byte is not a valid ELF file.
     """
     return code.ljust(elf_size(code), b"\0")
 
@@ -105,7 +105,7 @@ def cache_folder() -> Path:
 def machine_code(
     name: str, dtype: Any, architecture: str, constants: Constants, registers: int
 ) -> Path:
-    """Return the file with a variant's machine code; compile it if it does not exist."""
+    """Return the path of a variant's machine code; compile the variant if the file is missing."""
     from cupy.cuda import nvrtc
 
     options = _arguments(dtype, architecture, constants, registers)
@@ -119,7 +119,7 @@ def machine_code(
 def _keep(code: bytes, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Write to a temporary file and rename: another process sees all of it or nothing.
+        # Write to a temporary file and rename it: other processes never see a partial file.
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
             file.write(code)
         os.replace(file.name, path)
@@ -143,7 +143,7 @@ def _module(
 
 @lru_cache(maxsize=1024)
 def _function(name: str, variant: tuple[Any, ...]) -> Any:
-    """Return a kernel; looking it up in a module takes longer than many a launch."""
+    """Return a kernel, cached: a look-up in a module can take longer than a launch."""
     return _module(*variant).get_function(name)
 
 

@@ -1,7 +1,7 @@
-"""Declare once what CUDA kernels share with the host: parameters, table columns, shared memory.
+"""Declarations shared by CUDA kernels and the host: parameters, table columns, shared memory.
 
-`text` writes the declarations in C++, in front of each file of kernels, so that neither side can
-change without the other. Every kernel has one parameter: a struct, passed by value.
+`text` renders them in C++, to precede each file of kernels, so that neither side can change without
+the other. Every kernel has one parameter: a struct, passed by value.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 import numpy as np
 
-# A field of a parameter struct: its type in Python, and its type in C. An array becomes an address.
+# Types of fields of a parameter struct: the Python type and the C type. Arrays become addresses.
 Int32 = Annotated[int, "int"]
 Int64 = Annotated[int, "i64"]
 UInt64 = Annotated[int, "u64"]
@@ -38,7 +38,7 @@ class LayerColumn(IntEnum):
     SLOT_ABOVE = 6
     UNLIKE_BELOW = 7
     UNLIKE_ABOVE = 8
-    PADDING = 9  # a row is whole vectors of 16 bytes
+    PADDING = 9  # pads a row to whole vectors of 16 bytes
 
 
 class NetworkColumn(IntEnum):
@@ -61,7 +61,7 @@ class NetworkConstant(IntEnum):
     TOLERANCE = 1
     DECAY = 2
     MOMENTUM = 3
-    FIRST_LOSS = 4  # to which the tolerance is relative; NaN: the network's own first loss
+    FIRST_LOSS = 4  # the tolerance is relative to it; NaN means the network's own first loss
 
 
 class TwoPassState(IntEnum):
@@ -76,7 +76,7 @@ class TwoPassConstant(IntEnum):
 
     DECAY = 0
     MOMENTUM = 1
-    FIRST_CORRECTION = 2  # Adam's 1 − β₁^t and 1 − β₂^t of the step to come
+    FIRST_CORRECTION = 2  # Adam's 1 − β₁^t and 1 − β₂^t of the next step
     SECOND_CORRECTION = 3
     TOLERANCE = 4
     CONSTANT = 5
@@ -84,19 +84,19 @@ class TwoPassConstant(IntEnum):
 
 
 class UpdateRule(IntEnum):
-    """How a two-pass step moves the weights; the value is the number of state arrays it keeps."""
+    """Update rule of a two-pass step; the value is the number of state arrays of the rule."""
 
     PLAIN = 0
     MOMENTUM = 1
     ADAM = 2
 
 
-# The loss is summed in so many parts, whatever the size of a block, and a minibatch is read in
-# chunks of so many samples.
+# Number of partial sums of the loss, independent of the block's size; samples per chunk of a
+# minibatch.
 LOSS_PARTS, MINIBATCH_CHUNK = 32, 8
-# Two-pass kernels: columns of a block's product, which are whole sectors of memory and leave enough
-# blocks for the device; rows of a block's update; bytes of the rows of a product that a thread sums
-# at once, as many as its registers hold.
+# Two-pass kernels: columns of a block's product (whole sectors of memory, and few enough to give
+# the device enough blocks); rows of a block's update; bytes of the rows of a product that a thread
+# sums at once (limited by its registers).
 COLUMNS_AT_ONCE, ROWS_AT_ONCE, CHUNK_BYTES = 8, 4, 64
 # Adam's constants, Kingma & Ba 2015, algorithm 1.
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
@@ -108,21 +108,21 @@ class SharedLayout(NamedTuple):
     Attributes
     ----------
     products, next_products : int
-        The products of time t (or its co-states) and of t+1 that a block multiplies by a layer.
+        The products of time t (or its co-states) and of t+1, which a block multiplies by a layer.
     partial, next_partial : int
         Each thread's partial sums of the outputs.
     known : int
-        Products that the last pass stored at this block's outputs; unused in a group of blocks.
+        Products that the last pass stored for this block's outputs; unused in a group of blocks.
     factors : int
         Factors of the weights' steps, for each output.
     gradient : int
-        dl/dM.
+        G = ∂ℓ/∂M.
     ring : int
-        Every thread's ring of weights.
+        The weight rings of all threads.
     loss_parts : int
-        Partial sums of the loss, and the time spent, float64.
+        Partial sums of the loss, and the elapsed time, float64.
     size : int
-        Bytes of all.
+        Total size.
     """
 
     products: Int32
@@ -138,25 +138,25 @@ class SharedLayout(NamedTuple):
 
 
 class Parameters:
-    """A kernel's only parameter; subclasses are dataclasses whose fields are those of the C struct.
+    """A kernel's only parameter; each subclass is a dataclass with the fields of a C struct.
 
-    Arrays are CuPy's (NumPy's where kernels run on the CPU); None is a null address.
+    Arrays are CuPy arrays (NumPy arrays where kernels run on the CPU); None is a null address.
     """
 
     @property
     def struct(self) -> Any:
-        """The class, whose name is that of the C struct."""
+        """The class that declares the struct; the C struct has the same name."""
         return type(self)
 
     def arrays(self) -> list[Any]:
-        """Return the arrays that the kernel is given."""
+        """Return the arrays among the fields."""
         values = (getattr(self, name) for name in pointers(self.struct))
         return [value for value in values if value is not None]
 
     def packed(self, dtype: Any) -> np.ndarray:
         """Return the bytes of the struct, shape (), for kernels of an element type.
 
-        They are kept: packing takes longer than a launch.
+        The result is cached: packing takes longer than a launch.
         """
         kept = self.__dict__.get("_packed")
         if kept is None:
@@ -241,7 +241,7 @@ class CopyRows(Parameters):
 
 @dataclass(frozen=True, eq=False)
 class UpdateLayer(Parameters):
-    """Parameters of ``update_layer``; B is null for the last layer, and so is `next_C`."""
+    """Parameters of ``update_layer``; B and `next_C` are null for the last layer."""
 
     state: Int64sIn
     W: Array
@@ -325,7 +325,7 @@ class InvertFactors(Parameters):
 
 
 class _File(NamedTuple):
-    """What one file of kernels is declared with."""
+    """The declarations that precede one file of kernels."""
 
     parameters: tuple[type, ...]
     columns: tuple[type[IntEnum], ...] = ()
@@ -365,7 +365,7 @@ def pointers(struct: type) -> tuple[str, ...]:
 
 @cache
 def layout(struct: type, dtype: np.dtype) -> np.dtype:
-    """Return the NumPy type of a struct for kernels of an element type, aligned as in C++."""
+    """Return the NumPy dtype of a struct, aligned as in C++, for kernels of an element type."""
 
     def field(c_type: str) -> Any:
         if c_type == SharedLayout.__name__:

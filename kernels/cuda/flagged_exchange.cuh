@@ -1,18 +1,18 @@
 // Exchange of products between the blocks of a group through global memory, without barriers.
 //
-// Readers poll; the lowest mantissa bit of each element is a phase flag: 1 when an address is used
-// for the first time (it was zero), then 0, then 1. So an element takes one trip through the
-// second-level cache; a flag beside it would take another, and writing that would wait for all
-// weights on their way to memory. The lowest bit of the value is rounded into the bit above: it is
-// half of that, and rounding to odd goes up as often as down.
+// Readers poll; the lowest mantissa bit of each element is a phase bit: 1 at the first use of an
+// address (which was zero), then 0, then 1. So an element takes one trip through the second-level
+// cache; a separate flag would take another, and storing it would wait for all weights in flight to
+// memory. The value's lowest bit is rounded into the bit above it, to odd, which rounds up as often
+// as down.
 //
-// These accesses order nothing else, except by data dependence: an element is stored after all
-// elements it was formed from were read, also those of the last pass, whose slots are then written
-// anew. Everything else that blocks leave for each other waits for the next group barrier
-// (`reset_exchange`).
+// These accesses order no others, except by data dependence: an element is stored after all
+// elements from which it is formed have been read, including the last pass's products, whose slots
+// are then overwritten. All other data that blocks write for each other become visible at the next
+// group barrier (`reset_exchange`).
 
-// Elements exchanged for one output; and for some tiles of outputs, first of the products of t (or
-// its co-states), then of the products of t+1.
+// Elements exchanged for one output, and for `tiles` tiles of outputs: first the products of t (or
+// its co-states), then the products of t+1.
 template <int P>
 constexpr int EXCHANGED = vectors(P) * TILE;
 DEVICE i64 exchange_size(int tiles) {
@@ -34,7 +34,7 @@ DEVICE void store_flagged(real* to, const Vector& elements, u64 phase) {
 }
 
 // Poll `COUNT` vectors until all have the phase bit. `from(i)` is the address of vector i, or null
-// where none is needed.
+// if vector i is not needed.
 template <int COUNT, class From>
 DEVICE void poll(Vector (&found)[COUNT], From from, u64 phase) {
     u64 halves[COUNT][2], different;

@@ -1,11 +1,11 @@
-// Independent Householder reflectors drawn from addressable streams, and the triangular factors of
-// their products; kernels/cpu/reflectors.py has the mathematics. The products themselves are
+// Draw independent Householder reflectors from addressable streams, and form the triangular factors
+// of their products; kernels/cpu/reflectors.py has the mathematics. The host forms the products by
 // batched matrix products.
 //
 // Reflector j of frame k is row j of V[k], p × n row-major, with zeros before entry j.
 
-// Block (j, k) draws reflector j of the frame of stream + k: d into sizes[k][j] and the sign of its
-// column into signs[k][j].
+// Draw reflector j of the frame of stream + k in block (j, k): write d to sizes[k][j] and the sign
+// of column j to signs[k][j].
 KERNEL void draw_reflectors(BY_VALUE DrawReflectors p) {
     double* squares = (double*)shared_memory();
     i64 j = block(), k = block_y(), length = p.n - j;
@@ -25,7 +25,7 @@ KERNEL void draw_reflectors(BY_VALUE DrawReflectors p) {
     squares[thread()] = total;
     for (i64 i = thread() - j; i < 0; i += threads()) x[i] = 0;
     sync_block();
-    // For any number of threads: add the upper half to the lower until one element is left.
+    // Add the upper half to the lower until one element is left, for any number of threads.
     for (int left = threads(); left > 1; left = (left + 1) / 2) {
         int half = (left + 1) / 2;
         if (thread() + half < left) squares[thread()] += squares[thread() + half];
@@ -40,8 +40,8 @@ KERNEL void draw_reflectors(BY_VALUE DrawReflectors p) {
 }
 EXPORT(draw_reflectors)
 
-// Block k writes −T of `count` reflectors from number `first` on: T⁻¹ = diag(d) + strict upper part
-// of S[k], count × count. Every thread has columns, solved upwards.
+// Write −T of `count` reflectors of frame k, from number `first` on, in block k: T⁻¹ = diag(d) +
+// strict upper part of S[k], count × count. Every thread solves columns by back substitution.
 KERNEL void invert_factors(BY_VALUE InvertFactors p) {
     const int count = p.count;
     real* S = (real*)shared_memory();

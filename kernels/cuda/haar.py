@@ -1,4 +1,4 @@
-"""Batches of Haar frames on the GPU: reflectors drawn, then multiplied out by matrix products."""
+"""Form batches of Haar frames on the GPU: draw reflectors, apply them by matrix products."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ import numpy as np
 
 from fastdln.kernels.cuda.declarations import DrawReflectors, InvertFactors
 
-# Reflectors applied together. More make the products squarer but the triangular factors longer:
-# not measured yet.
+# Reflectors per block. Larger blocks make the products squarer but the triangular factors larger;
+# the size has not been tuned by measurement.
 BLOCK = 64
 THREADS = 256
-# The second axis of a grid ends here.
+# Maximum size of the second axis of a grid.
 MOST_FRAMES = 65_535
 
 
@@ -29,7 +29,7 @@ def form_frames(
     xp : module
         CuPy, or NumPy where the kernels run on the CPU.
     key, stream : int
-        Of the random numbers.
+        Key and first stream of the random numbers.
     special : bool
         Whether determinants are 1, for n = p.
     out : array, shape (count, n, p)
@@ -43,7 +43,7 @@ def form_frames(
         parameters = DrawReflectors(V[a:b], sizes[a:b], signs[a:b], key, stream + a, n, p)
         launch("haar", "draw_reflectors", (p, b - a), THREADS, 8 * THREADS, parameters)
     if special:
-        # A reflection has determinant −1: the last sign makes that of the product one.
+        # A reflection has determinant −1: choose the last sign so that the product has +1.
         odd = (signs > 0).sum(axis=1) % 2 == 1
         signs[:, -1] = xp.where(odd, -signs[:, -1], signs[:, -1])
     out[...] = 0
@@ -54,7 +54,7 @@ def form_frames(
 
 
 def _reflect(launch: Any, multiply: Any, xp: Any, V: Any, sizes: Any, j: int, Q: Any) -> None:
-    """Apply one block of reflectors, ``Q −= Vᵀ T (V Q)``: columns before its own stay."""
+    """Apply one block of reflectors, ``Q −= Vᵀ T (V Q)``, to the columns from its first on."""
     frames, count = V.shape[:2]
     S = xp.empty((frames, count, count), Q.dtype)
     T = xp.empty_like(S)
@@ -70,7 +70,7 @@ def _reflect(launch: Any, multiply: Any, xp: Any, V: Any, sizes: Any, j: int, Q:
 
 
 def working_bytes(n: int, p: int, dtype: Any) -> int:
-    """Return the bytes beside the result that forming one frame takes."""
+    """Return the bytes of working memory to form one frame, without the result."""
     itemsize = np.dtype(dtype).itemsize
     block = min(BLOCK, p)
     return itemsize * (p * n + p + 2 * block * block + 2 * block * p) + 8 * p

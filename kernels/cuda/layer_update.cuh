@@ -1,10 +1,9 @@
-// Update of a layer: multiply by its weights, take their step, multiply by the new weights.
+// Update a layer: multiply by its weights, take their step, multiply by the new weights.
 //
-// Weights move by B(t)^T C(t), of NARROW elements each. In the direction of the end of the chain
-// that is NARROW wide, the current chain holds the products with the weights themselves, and the
-// other factor is formed from G and the products that the last pass stored. In the direction of the
-// WIDE end it holds the co-states, and the other factor is what the last pass stored: so neither
-// needs WIDE elements.
+// The gradient is B(t)^T C(t), an inner product of NARROW elements per weight. In a pass towards
+// the NARROW end of the chain, the current chain holds products, and the other factor is formed
+// from G and the products that the last pass stored. In a pass towards the WIDE end, it holds
+// co-states, and the other factor is the stored product. So neither factor needs WIDE elements.
 
 template <bool DOWN>
 constexpr bool TO_NARROW = DOWN == (Q <= D);
@@ -12,19 +11,19 @@ constexpr bool TO_NARROW = DOWN == (Q <= D);
 template <bool DOWN>
 constexpr int NEXT_LENGTH = DOWN ? Q : D;
 
-// One thread's sums in one layer, and the factors by which the weights of its outputs move.
+// One thread's sums in one layer, and the factors of the gradient for its outputs.
 template <bool DOWN>
 struct Sums {
     real current[TILE][NARROW], next[TILE][NEXT_LENGTH<DOWN>], factor[TILE][NARROW];
 };
 
-// Step sizes of a layer. Factors include the step size where there is no velocity.
+// Constants of a layer's step. Without velocity, factors include the step size.
 struct LayerStep {
     real decay, size, weight_decay;
 };
 
-// Update a tile of weights w and velocities v; the products of its terms begin at `current` and
-// `next`.
+// Update a tile of weights w and velocities v. `current` and `next` point to the products for the
+// tile's terms.
 template <bool DOWN, int CHAINS>
 DEVICE void update_tile(const Block& b, Sums<DOWN>& s, Vector (&w)[TILE], Vector (&v)[TILE],
                         const real* current, const real* next, int inner, const LayerStep& step) {
@@ -77,11 +76,11 @@ DEVICE void update_tile(const Block& b, Sums<DOWN>& s, Vector (&w)[TILE], Vector
     }
 }
 
-// Update all of a thread's tiles of a layer. The warp group of the current chain writes them back.
+// Update all of a thread's tiles of a layer; the current chain's warp group writes them to memory.
 template <bool DOWN, int CHAINS>
 DEVICE void update_tiles(Block& b, WeightRing<DOWN>& ring, int& stage, const Slice& slice,
                          Sums<DOWN>& s, int layer, bool moving) {
-    // Without `moving` factors are 0, and a tile leaves as it came.
+    // Without `moving`, factors are 0 and the weights do not change.
     LayerStep step{moving ? b.decay : (real)1, b.step_sizes[layer],
                    VELOCITY ? b.weight_decays[layer] : (real)0};
     if (!moving) step.size = step.weight_decay = 0;
@@ -96,7 +95,7 @@ DEVICE void update_tiles(Block& b, WeightRing<DOWN>& ring, int& stage, const Sli
                 v[j] = load(from + (i64)(TILE + j) * group_threads() * TILE);
             }
         }
-        if (CHAINS & CURRENT) ring.prefetch(b);  // into the stage before this one of a full ring
+        if (CHAINS & CURRENT) ring.prefetch(b);  // of a full ring, into the stage before this one
         const int term = slice.split + i * slice.splits;
         update_tile<DOWN, CHAINS>(b, s, w, v, b.products + term * pitch(NARROW),
                                   b.next_products + term * pitch(NEXT_LENGTH<DOWN>), slice.inner,
@@ -111,9 +110,9 @@ DEVICE void update_tiles(Block& b, WeightRing<DOWN>& ring, int& stage, const Sli
     }
 }
 
-// Address of the products that the last pass stored at this block's outputs of a layer. A block of
-// its own prefetches them one layer ahead; the blocks of a group load them while they wait for each
-// other.
+// Return the address of the products that the last pass stored for this block's outputs of a layer.
+// A single block prefetches them one layer ahead; the blocks of a group load them while they wait
+// for each other.
 template <bool DOWN>
 DEVICE const real* known_products(const Block& b, int layer, const Slice& slice) {
     const i64* row = b.layers + (i64)layer * LayerColumn::COUNT;
@@ -129,7 +128,7 @@ DEVICE void prefetch_known(const Block& b, int layer, const Slice& slice) {
     }
 }
 
-// Form the factors by which the weights of each output move: the known products, or these times G.
+// Form the factors of the gradient for each output: the known products, or their product with G.
 template <bool DOWN>
 DEVICE void form_factors(const Block& b, int layer, const Slice& slice) {
     const real scale = VELOCITY ? (real)1 : -b.step_sizes[layer];
@@ -160,7 +159,7 @@ DEVICE void form_factors(const Block& b, int layer, const Slice& slice) {
     }
 }
 
-// Set all sums to zero, and load the factors where this warp group moves the weights.
+// Set all sums to zero, and load the factors if this warp group updates the weights.
 template <bool DOWN, int CHAINS>
 DEVICE void begin_sums(const Block& b, const Slice& slice, Sums<DOWN>& s, bool moving) {
     UNROLL for (int o = 0; o < TILE; o++) {

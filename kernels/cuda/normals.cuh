@@ -1,6 +1,6 @@
-// Addressable standard normals, bit for bit those of kernels/cpu/random.py: Philox4x32-10 maps
-// (pair, stream) under a key to 128 bits, Box and Muller's transform maps these to two normals.
-// No operation is fused or approximate, so that a number has the same bits on every device.
+// Addressable standard normals with the bits of kernels/cpu/random.py: Philox4x32-10 maps (pair,
+// stream) under a key to 128 bits, and the Box-Muller transform maps these to two normals. No
+// operation is fused or approximate, so that a normal has the same bits on every device.
 
 DEVICE double twin_horner(double z, double c0, double c1, double c2, double c3) {
     double p = exact_add(c2, exact_mul(z, c3));
@@ -20,7 +20,7 @@ DEVICE void philox(u32 (&c)[4], u32 k0, u32 k1) {
 constexpr u64 ONE_BITS = 0x3FF0000000000000ull, MANTISSA = 0x000FFFFFFFFFFFFFull;
 constexpr double HALF_STEP = 1.1102230246251565e-16;  // 2^-53
 
-// sqrt(-2 log u), u = (the top 52 bits of `word`, plus 1/2) / 2^52.
+// Return sqrt(-2 log u), u = (the top 52 bits of `word`, plus 1/2) / 2^52.
 DEVICE double radius(u64 word) {
     constexpr u64 ROOT_HALF_BITS = 0x3FE6A09E667F3BCDull;
     double u = exact_add(exact_add(as_double(ONE_BITS | (word >> 12)), -1.0), HALF_STEP);
@@ -38,7 +38,7 @@ DEVICE double radius(u64 word) {
     return exact_root(exact_mul(2.0, minus_log));
 }
 
-// (cos, sin) of a uniform angle: two bits of `word` for the quadrant, 52 within it.
+// Set (x, y) to (cos, sin) of a uniform angle: two bits of `word` for the quadrant, 52 within it.
 DEVICE void direction(u64 word, double& x, double& y) {
     double t = exact_add(exact_add(as_double(ONE_BITS | ((word >> 10) & MANTISSA)), -1.5),
                          HALF_STEP);
@@ -57,7 +57,7 @@ DEVICE void direction(u64 word, double& x, double& y) {
     y = as_double(as_bits(odd ? cosine : sine) ^ (high << 63));
 }
 
-// Normals number 2 * pair and 2 * pair + 1 of a stream.
+// Set (x, y) to normals 2 * pair and 2 * pair + 1 of a stream.
 DEVICE void normal_pair(u64 key, u64 stream, u64 pair, double& x, double& y) {
     u32 c[4] = {(u32)pair, (u32)(pair >> 32), (u32)stream, (u32)(stream >> 32)};
     philox(c, (u32)key, (u32)(key >> 32));

@@ -1,7 +1,7 @@
-"""Packed arrays of many networks in device memory, and the table of their layers for kernels.
+"""Pack many networks into arrays in device memory, with a table of their layers for the kernels.
 
-A layer is row-major; its rows and its columns are padded with zeros to whole vectors of 16
-bytes, and no kernel changes the padding.
+A layer is row-major; its rows and columns are padded with zeros to whole vectors of 16 bytes, and
+no kernel changes the padding.
 """
 
 from collections.abc import Sequence
@@ -13,39 +13,39 @@ from fastdln.kernels.cuda.declarations import LayerColumn
 
 
 def tile(dtype: Any) -> int:
-    """Return how many elements of `dtype` a vector of 16 bytes holds."""
+    """Return the number of elements of `dtype` in a vector of 16 bytes."""
     return 16 // np.dtype(dtype).itemsize
 
 
 def vectors(n: Any, dtype: Any) -> Any:
-    """Return how many vectors hold n elements."""
+    """Return the number of vectors that hold n elements."""
     return -(-n // tile(dtype))
 
 
 def pitch(n: int, dtype: Any) -> int:
-    """Return the elements from one row of n to the next in shared memory, as in vectors.cuh."""
+    """Return the stride, in elements, of rows of n in shared memory; see ``vectors.cuh``."""
     return (vectors(n, dtype) | 1) * tile(dtype)
 
 
 class Packing:
-    """Layers of several networks, all from d inputs to q outputs, end to end in one vector.
+    """Layers of several networks with d inputs and q outputs, contiguous in one vector.
 
     Attributes
     ----------
     widths : list of tuple of int
         ``(d, m_1, …, m_{L-1}, q)`` of every network.
     layers : ndarray of int64, shape (layers of all networks, len(LayerColumn))
-        Offset in the weights, number of the shape, rows, columns, stride, offsets of the slots
-        below and above, and the indices within the network of the nearest layers below and above
-        that have another shape (its end where there is none).
+        Offset in the weights, index of the shape, rows, columns, stride, offsets of the slots below
+        and above, and the indices within the network of the nearest layers below and above that
+        have another shape (the network's end if there is none).
     first : ndarray of int64, shape (networks + 1,)
         Row of `layers` at which each network begins.
     shapes : set of tuple of int
-        All (rows, columns) that layers have, each once.
+        All distinct (rows, columns) of layers.
     size, slot_size : int
-        Elements of all weights, and of all products stored from pass to pass.
+        Elements of all weights, and of all products stored between passes.
     widest : int
-        Vectors across the widest boundary between layers.
+        Vectors of the largest width, inputs and outputs included.
     """
 
     def __init__(self, widths: Sequence[tuple[int, ...]], dtype: Any):
@@ -111,7 +111,7 @@ class Packing:
 
 
 def _unlike(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Return the nearest layer of another shape below and above every layer, or the end."""
+    """Return, for every layer, the nearest layer of another shape below and above, or the end."""
     index = np.arange(len(rows))
     changes = np.flatnonzero((np.diff(rows) != 0) | (np.diff(columns) != 0))
     last, first = np.append(changes, len(rows) - 1), np.append(0, changes + 1)

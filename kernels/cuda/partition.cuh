@@ -1,12 +1,11 @@
-// Partition of a network's layers among the blocks of a group, and of a block's part among its
-// threads.
+// Partition a network's layers among the blocks of a group, and a block's part among its threads.
 
 constexpr int NARROW = Q < D ? Q : D;
 constexpr int WIDE = Q < D ? D : Q;
 constexpr int SLOT = vectors(WIDE) * TILE;
 
-// The two chains of products in a pass: of time t (or its co-states), and of t+1. One warp group
-// carries both, or each of two carries one.
+// The two chains of products in a pass: of time t (or its co-states), and of t+1. A single warp
+// group carries both; two warp groups carry one each.
 enum { CURRENT = 1, NEXT = 2, BOTH = 3 };
 DEVICE int group_threads() { return threads() / WARP_GROUPS; }
 DEVICE int warp_group() { return WARP_GROUPS == 1 ? 0 : thread() >= group_threads(); }
@@ -16,19 +15,19 @@ DEVICE void sync_warp_group() {
     if (WARP_GROUPS == 2) named_barrier_sync(1 + warp_group(), group_threads());
 }
 
-// A block's network, its place in the group, and its arrays in shared memory.
+// A block's network, its position in the group, and its arrays in shared memory.
 struct Block {
     real *weights, *velocity, *slots, *end_to_end;
     const i64* layers;
     const real *step_sizes, *weight_decays;
-    // Finished products, and partial sums of every part of the terms: two halves each, in turn.
+    // Finished products, and partial sums of every part of the terms: double-buffered.
     real *exchange, *partial_exchange;
-    u32 *barrier, barrier_goal;  // the counter of the group's blocks; its value once all arrived
+    u32 *barrier, barrier_goal;  // the group's counter; its value when all blocks have arrived
     u32 updates;                 // layers updated since the exchange was last reset
     int depth, member, widest, nesterov;
-    int stages;  // tiles of a thread in its ring
-    int parts, part;      // into which the terms of sums are divided, and this block's
-    int columns, column;  // the same of outputs
+    int stages;  // tiles in a thread's ring
+    int parts, part;      // parts of the terms of every sum, and this block's part
+    int columns, column;  // parts of the outputs, and this block's part
     real decay, momentum;
     real *products, *next_products, *partial, *next_partial, *known, *factors, *gradient, *ring;
     double* loss_parts;
@@ -38,23 +37,23 @@ struct Block {
 struct Slice {
     i64 offset;           // of the layer
     int shape;
-    int inner;            // tiles of the sum's terms: of this block
+    int inner;            // tiles of the sum's terms in this block
     int all, first, own;  // tiles of outputs: of all blocks, before this block's, of this block
     real inverse;         // 1 / own
     int splits;           // threads that share an output
-    int tile, split;      // this thread's tile of outputs, and its share of the terms
-    int count;            // tiles of weights that it reads
+    int tile, split;      // this thread's tile of outputs, and its part of the terms
+    int count;            // tiles of weights that this thread reads
     int stride;
     i64 begin, step;
 };
 
-// Offset of output `o` of tile `tile` among `tiles`: first all o = 0, then all o = 1, and so on.
+// Return the offset of output `o` of tile `tile` among `tiles`, ordered by o and then by tile.
 template <int P>
 DEVICE i64 output_offset(int o, int tile, int tiles) {
     return ((i64)o * tiles + tile) * pitch(P);
 }
 
-// Part `index` of `all` tiles that are divided into `count` parts.
+// Set `first` and `own` to the start and size of part `index` of `all` tiles in `count` parts.
 DEVICE void partition(int all, int index, int count, int& first, int& own) {
     first = GROUPED ? all * index / count : 0;
     own = GROUPED ? all * (index + 1) / count - first : all;
@@ -76,7 +75,7 @@ DEVICE Slice slice_of(const Block& b, int layer) {
     s.splits = s.own ? group_threads() / s.own : 1;
     s.splits = s.splits < s.inner ? s.splits : s.inner;
     if (GROUPED && s.splits == 0) s.splits = 1;  // there may be more parts than tiles
-    // Neighbours in a warp read neighbouring columns, in either direction of the pass.
+    // In both directions of the pass, adjacent threads of a warp read adjacent columns.
     s.tile = DOWN ? (s.own ? group_thread() % s.own : 0) : group_thread() / s.splits;
     s.split = DOWN ? (s.own ? group_thread() / s.own : 0) : group_thread() % s.splits;
     bool busy = s.tile < s.own && s.split < s.splits;
@@ -89,7 +88,7 @@ DEVICE Slice slice_of(const Block& b, int layer) {
     return s;
 }
 
-// The slice of layer `to` for a thread whose slice of another layer is known: most have one shape.
+// Return the slice of layer `to` from the slice of another layer: most layers have the same shape.
 template <bool DOWN>
 DEVICE Slice slice_after(const Block& b, const Slice& slice, int to) {
     static_assert(LayerColumn::OFFSET == 0 && LayerColumn::SHAPE == 1, "read as one vector");
@@ -104,8 +103,8 @@ DEVICE Slice slice_after(const Block& b, const Slice& slice, int to) {
     return s;
 }
 
-// Where this block's output number `position` lies among outputs of which one run has `all` tiles.
-// The reciprocal turns a division into three instructions, and is exact here.
+// Return the index of this block's output `position` among outputs in runs of `all` tiles. The
+// reciprocal replaces a division by three instructions, and is exact here.
 DEVICE int output_index(const Slice& slice, int position, int all) {
     if (!GROUPED) return position;
     const int run = (int)(((real)position + (real)0.5) * slice.inverse);

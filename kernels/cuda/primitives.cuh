@@ -1,11 +1,11 @@
-// Primitives of the device that kernels are written in. The tests replace this file by a shim of
-// CPU threads, so that every kernel body also runs, and is checked for races, without a GPU.
+// Device primitives used by all kernels. The tests replace this file by a shim of CPU threads, so
+// that every kernel body also runs, and is checked for races, without a GPU.
 
 #define DEVICE __device__ __forceinline__
 #define KERNEL extern "C" __global__
 #define EXPORT(name)
-// A kernel's parameter struct, read where it lies: without the attribute, taking a reference to it
-// would copy it to local memory.
+// A kernel's parameter struct, read in place: without the attribute, taking a reference to it would
+// copy it to local memory.
 #define BY_VALUE const __grid_constant__
 #define UNROLL _Pragma("unroll")
 #define ROLLED _Pragma("unroll 1")
@@ -23,7 +23,7 @@ DEVICE int blocks() { return (int)gridDim.x; }
 DEVICE void sync_block() { __syncthreads(); }
 // Named barriers 1 to 15 of a block, for whole warps: wait until `count` threads have arrived, or
 // arrive without waiting. Not the `.aligned` form (`bar`), which requires that all threads of a
-// warp have converged: they may come from loops of different lengths.
+// warp have converged: threads may arrive from loops of different lengths.
 DEVICE void named_barrier_sync(int barrier, int count) {
     asm volatile("barrier.sync %0, %1;" ::"r"(barrier), "r"(count) : "memory");
 }
@@ -36,7 +36,7 @@ DEVICE char* shared_memory() {
     return bytes;
 }
 
-// Copy 16 bytes of global memory into shared memory, past the first-level cache, which is not
+// Copy 16 bytes of global memory into shared memory, bypassing the first-level cache, which is not
 // coherent with writes of other multiprocessors.
 DEVICE void copy16(void* to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
@@ -51,8 +51,8 @@ DEVICE void wait_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
-// Load 16 bytes into registers, and store them. The compiler by itself would write one element at a
-// time, and every write of a part of a sector costs as much as a write of all of it.
+// Load 16 bytes into registers, and store them. Without inline assembly the compiler would write
+// one element at a time, and a write to part of a sector costs as much as one of the whole sector.
 DEVICE void load16(void* to, const void* from) {
     uint4 v;
     asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -69,8 +69,8 @@ DEVICE void store16(void* to, const void* from) {
                  : "memory");
 }
 
-// Store and load 16 bytes that blocks exchange without a barrier: each half is written and read as
-// one, and ordered with other accesses to the same address only.
+// Store and load 16 bytes that blocks exchange without a barrier: each half is written and read
+// atomically, and ordered only with other accesses to the same address.
 DEVICE void store_relaxed16(void* to, const u64 (&halves)[2]) {
     asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1, %2};" ::"l"(to), "l"(halves[0]),
                  "l"(halves[1])
@@ -82,13 +82,13 @@ DEVICE void load_relaxed16(u64 (&halves)[2], const void* from) {
                  : "l"(from)
                  : "memory");
 }
-// Before each poll; the shim lets other threads run.
+// Called before each poll; the shim yields to other threads here.
 DEVICE void pause_polling() {}
 
-// Barriers between blocks are counters. Everything that a thread of a block wrote before the block
-// arrives is visible to all threads of a block that synchronises after one of its threads has
-// waited for the count. The barriers of the block extend the release to what its other threads
-// wrote, and the acquire to what they read: fences of their own would wait for memory twice more.
+// Barriers between blocks are counters. All writes of a block's threads before the block arrives
+// are visible to all threads of a block that synchronises after one of its threads has waited for
+// the count. The blocks' own barriers extend the release to the writes of a block's other threads
+// and the acquire to their reads: separate fences would wait for memory twice more.
 DEVICE void barrier_arrive(u32* counter) {
     sync_block();
     if (thread() == 0) {
@@ -108,7 +108,8 @@ DEVICE u64 nanoseconds() {
     return now;
 }
 
-// Correctly rounded and never fused, whatever the compiler's flags: random numbers keep their bits.
+// Correctly rounded and never fused, whatever the compiler's flags: the bits of random numbers
+// depend on it.
 DEVICE double exact_add(double a, double b) { return __dadd_rn(a, b); }
 DEVICE double exact_mul(double a, double b) { return __dmul_rn(a, b); }
 DEVICE double exact_div(double a, double b) { return __ddiv_rn(a, b); }

@@ -1,10 +1,9 @@
-// Standard normals written to their destination: vectors, batches of streams, rows of padded
-// layers.
+// Write standard normals to their destination: vectors, batches of streams, rows of padded layers.
 
-// Row r of `out` gets `length` normals of stream + r·stream_step, from number first + r·step on,
-// each rounded and then multiplied by `scale`. Rows lie `stride` elements apart.
+// Fill row r of `out` with `length` normals of stream + r·stream_step, from number first + r·step
+// on, each rounded and then multiplied by `scale`. Rows are `stride` elements apart.
 KERNEL void fill_normals(BY_VALUE FillNormals p) {
-    i64 pairs = p.length / 2 + 1;  // covers rows that begin with the second of a pair
+    i64 pairs = p.length / 2 + 1;  // includes rows that begin with the second normal of a pair
     i64 all = p.rows * pairs, apart = (i64)blocks() * threads();
     for (i64 item = (i64)block() * threads() + thread(); item < all; item += apart) {
         i64 row = item / pairs;

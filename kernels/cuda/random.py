@@ -1,11 +1,11 @@
-"""Addressable standard normals on the GPU, with the bits of those on the CPU."""
+"""Addressable standard normals on the GPU, with the same bits as on the CPU."""
 
 from typing import Any
 
 from fastdln.kernels.cuda.declarations import FillNormals
 
 THREADS = 256
-# Blocks of one launch at most; each has several normals where there are more.
+# Maximum blocks per launch; beyond it a thread draws several pairs.
 MOST_BLOCKS = 1 << 16
 
 
@@ -22,9 +22,9 @@ def fill_normals(
 ) -> None:
     """Fill the rows of `out` with normals, each rounded to its dtype and multiplied by `scale`.
 
-    Row r gets normals number first + r·step and on of stream + r·stream_step. `out` is a matrix
-    whose rows are contiguous. ``launch(file, kernel, grid, threads, shared_bytes, parameters)``
-    starts a kernel and does not wait.
+    Row r receives the normals of stream + r·stream_step from number first + r·step on. `out` is a
+    matrix with contiguous rows. ``launch(file, kernel, grid, threads, shared_bytes, parameters)``
+    starts a kernel asynchronously.
 
     Raises
     ------

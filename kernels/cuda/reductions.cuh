@@ -1,10 +1,10 @@
-// Reduction of partial sums, over the threads of a block and then over the blocks of a group, in a
-// fixed order; and the transfer of finished products to the blocks that read them next.
+// Reduce partial sums, over the threads of a block and then over the blocks of a group, in a fixed
+// order; transfer finished products to the blocks that read them for the next layer.
 
 constexpr int LOADED_AT_ONCE = 4;  // vectors that a thread polls together
 
-// Elements from one thread's partial sums of all outputs to the next; the odd vector keeps them off
-// one bank.
+// Return the stride, in elements, between threads' partial sums of all outputs; the additional
+// vector avoids bank conflicts.
 template <int P>
 DEVICE i64 partial_stride(const Slice& slice) {
     return (i64)slice.own * TILE * pitch(P) + TILE;
@@ -53,8 +53,8 @@ DEVICE void reduce_threads_vector(const Slice& slice, const real* partial, int i
     if (slots) store16(slots + output * SLOT + k * TILE, &sum);
 }
 
-// Vectors of the chains' sums for `own` tiles of outputs: first of the current chain, then of the
-// next.
+// Return the number of vectors of sums for `own` tiles of outputs, of the current chain and of all
+// chains; the current chain's vectors come first.
 template <int CHAINS>
 DEVICE int current_items(int own) {
     return CHAINS & CURRENT ? own * TILE * vectors(NARROW) : 0;
@@ -65,8 +65,8 @@ DEVICE int all_items(int own) {
            (CHAINS & NEXT ? own * TILE * vectors(NEXT_LENGTH<DOWN>) : 0);
 }
 
-// Add up the threads' partial sums of every output of this block: into the products that the next
-// layer is multiplied by or, where other blocks have other terms of the sum, into this block's
+// Add up the threads' partial sums of every output of this block: into the products by which the
+// next layer is multiplied or, if other blocks have other terms of the sum, into this block's
 // partial sum.
 template <bool DOWN, int CHAINS>
 DEVICE void reduce_threads(const Block& b, const Slice& slice, real* slots) {
@@ -89,8 +89,8 @@ DEVICE void reduce_threads(const Block& b, const Slice& slice, real* slots) {
     }
 }
 
-// Add up the blocks' partial sums of one vector of an output. All are polled at once: each takes as
-// long to arrive as the whole update of a small layer.
+// Add up the blocks' partial sums of one vector of an output. Poll PARTS_AT_ONCE of them together:
+// the latency of each is as long as the whole update of a small layer.
 template <int P>
 DEVICE void reduce_blocks_vector(const Block& b, const real* partial, i64 at, real* target,
                                  real* slot) {
@@ -108,14 +108,14 @@ DEVICE void reduce_blocks_vector(const Block& b, const real* partial, i64 at, re
     if (slot) store16(slot, &sum);
 }
 
-// Add up the blocks' partial sums of some outputs; the blocks that stored them divide them.
+// Add up the blocks' partial sums; the blocks that share outputs divide these among them.
 template <bool DOWN, int CHAINS>
 DEVICE void reduce_blocks(const Block& b, const Slice& slice, real* slots) {
     constexpr int P = NEXT_LENGTH<DOWN>;
     const i64 half = b.updates & 1, next = next_exchanged(b.widest);
     const real* partial = b.partial_exchange + half * b.parts * exchange_size(b.widest);
     real* target = b.exchange + half * exchange_size(b.widest);
-    Slice mine = slice;  // of this block's outputs, those that it adds up
+    Slice mine = slice;  // the part of its outputs that this block adds up
     partition(slice.own, b.part, b.parts, mine.first, mine.own);
     mine.first += slice.first;
     mine.inverse = (real)1 / (real)(mine.own ? mine.own : 1);
@@ -135,8 +135,8 @@ DEVICE void reduce_blocks(const Block& b, const Slice& slice, real* slots) {
     }
 }
 
-// Load tiles `first` to `first + own` of products that all blocks store, several vectors at a time.
-// Through registers: waiting for asynchronous copies would also wait for the weights in flight.
+// Load tiles `first` to `first + own` of products that all blocks store, several vectors at a time,
+// through registers: waiting for asynchronous copies would also wait for the weights in flight.
 template <int P>
 DEVICE void load_chain(real* to, const real* from, int all, int first, int own, u64 phase) {
     const int run = own * vectors(P), count = TILE * run;
@@ -157,7 +157,7 @@ DEVICE void load_chain(real* to, const real* from, int all, int first, int own, 
     }
 }
 
-// Load this block's part of the products for the next layer; all of them at the end of the chain.
+// Load this block's part of the products for the next layer, or all products if `whole`.
 template <bool DOWN, int CHAINS>
 DEVICE void load_products(const Block& b, const Slice& slice, bool whole) {
     int first, own;
@@ -172,7 +172,7 @@ DEVICE void load_products(const Block& b, const Slice& slice, bool whole) {
     }
 }
 
-// Barrier between all blocks of the group: each then sees everything that the others wrote before.
+// Barrier of all blocks of the group, after which every block sees the others' earlier writes.
 DEVICE void sync_group(Block& b) {
     b.barrier_goal += b.parts * b.columns;
     barrier_arrive(b.barrier);
@@ -196,17 +196,17 @@ DEVICE void reset_exchange(Block& b) {
 
 // Exchange the products that the next layer is multiplied by.
 //
-// A block's elements of a layer overwrite those of two layers before, which no block still polls:
-// the elements of the last layer of every block depend on them. But where a layer is too narrow to
-// give every column of blocks outputs or every part terms, some blocks are read by none, or read
-// none; so the exchange is reset. It is also reset where the next layer has more outputs, at
-// addresses that were not used two layers before, and after a pass, for other blocks have the
-// weights on the way back.
+// A block's elements of a layer overwrite its elements of two layers before, which no block still
+// polls, because every block's elements of the previous layer depend on them. If a layer is too
+// narrow to give outputs to every column of blocks, or terms to every part, this dependence is
+// incomplete: some blocks read no elements, or their elements are read by no block. Then reset the
+// exchange. Also reset it if the next layer has more outputs, whose addresses were not used two
+// layers before, and after a pass, because the weights are partitioned differently in the next.
 template <bool DOWN, int CHAINS>
 DEVICE void exchange_products(Block& b, const Slice& slice, const Slice& next, real* slots,
                               bool last) {
     if (b.parts > 1) reduce_blocks<DOWN, CHAINS>(b, slice, slots);
-    if (WARP_GROUPS == 1) sync_block();  // the products lie where the partial sums were
+    if (WARP_GROUPS == 1) sync_block();  // the products overwrite the partial sums
     load_products<DOWN, CHAINS>(b, slice, last);
     b.updates++;
     const bool narrow = slice.all < b.columns || slice.all < b.parts;

@@ -9,7 +9,7 @@ import numpy as np
 from fastdln.kernels.cuda.declarations import text
 
 HERE = Path(__file__).resolve().parent
-# Headers of each file of kernels, beside primitives, declarations and vectors.
+# Headers of each file of kernels, in addition to primitives, declarations and vectors.
 NEEDED = {
     "zigzag": ("partition", "weight_ring", "layer_update", "flagged_exchange", "reductions"),
     "two_pass": (),
@@ -25,9 +25,9 @@ Constants = tuple[tuple[str, Any], ...]
 
 @cache
 def source(name: str, primitives: str = "") -> str:
-    """Return one text for a file of kernels: caches keyed by text do not see includes.
+    """Return the text of a file of kernels without includes, which caches keyed by text ignore.
 
-    `primitives` replaces the device's primitives, for tests without a GPU.
+    `primitives` replaces the device's primitives in tests without a GPU.
     """
     first = primitives or (HERE / "primitives.cuh").read_text()
     rest = ["vectors.cuh", *(f"{part}.cuh" for part in NEEDED[name]), f"{name}.cu"]

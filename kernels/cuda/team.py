@@ -1,4 +1,4 @@
-"""Teams of blocks and threads that share a network in the zigzag kernel, and their memory."""
+"""Teams of blocks and threads that share a network in the zigzag kernel, and their memory use."""
 
 import math
 from typing import NamedTuple
@@ -6,14 +6,15 @@ from typing import NamedTuple
 from fastdln.kernels.cuda.declarations import LOSS_PARTS, MINIBATCH_CHUNK, SharedLayout
 from fastdln.kernels.cuda.packing import Packing, pitch, tile, vectors
 
-# Tiles of a layer in flight to each thread. Three in flight are 12 KB for 64 threads of an SM,
-# about the product of its share of the memory's bandwidth and the latency (an estimate).
+# Stages of a thread's weight ring, of which all but one are in flight. Three tiles in flight are
+# 12 KB for 64 threads of a multiprocessor, about the product of its share of the memory's bandwidth
+# and the latency (an estimate).
 STAGES = 4
-# Blocks' partial sums that a thread polls together: all, where there are no more.
+# Number of blocks whose partial sums a thread polls together.
 PARTS_AT_ONCE = 12
-# Counters in one line of the device's cache, which no two networks share.
+# Counters per cache line of the device: counters of different networks are on different lines.
 LINE = 32
-# Most rows or columns of M that the kernel carries in registers.
+# Maximum rows or columns of M, which the kernel carries in registers.
 MOST_CARRIED = 32
 
 
@@ -27,10 +28,10 @@ class Team(NamedTuple):
     threads : int
         Threads of each warp group of a block.
     parts : int
-        Parts into which the group divides the terms of every sum; divides `group`.
+        Parts into which the group divides the terms of every sum; a divisor of `group`.
     warp_groups : int
         1, or 2 in a group of blocks: one for the chain of time t, one for the chain of t+1. On a
-        GPU two warp groups have whole warps.
+        GPU each of two warp groups consists of whole warps.
     """
 
     group: int
@@ -49,19 +50,19 @@ class Team(NamedTuple):
         return self.threads * self.warp_groups
 
     def own(self, widest: int) -> int:
-        """Return the most tiles of outputs that a block has, of `widest` tiles."""
+        """Return the maximum tiles of outputs per block when a layer has `widest` tiles."""
         return -(-widest // self.columns)
 
 
 def fits(packing: Packing, team: Team) -> bool:
-    """Return whether the kernel can train these networks: a thread for every vector of outputs."""
+    """Return whether the kernel supports these networks: one thread per vector of outputs."""
     enough = team.own(packing.widest) <= team.threads and team.group % team.parts == 0
     enough = enough and (team.warp_groups == 1 or team.group > 1)
     return enough and max(packing.q, packing.d) <= MOST_CARRIED
 
 
 def exchange_size(packing: Packing, team: Team) -> int:
-    """Return the elements through which the blocks of one network's group exchange products."""
+    """Return the elements of the buffer in which a group of blocks exchanges products."""
     if team.group == 1:
         return 0
     copies = 2 + (2 * team.parts if team.parts > 1 else 0)
@@ -69,19 +70,19 @@ def exchange_size(packing: Packing, team: Team) -> int:
 
 
 def exchanged_elements(packing: Packing) -> int:
-    """Return the elements that blocks exchange for one output."""
+    """Return the elements that blocks exchange per output."""
     unit = tile(packing.dtype)
     return unit * (vectors(packing.q, packing.dtype) + vectors(packing.d, packing.dtype))
 
 
 def held_tiles(packing: Packing, team: Team) -> int:
-    """Return how many tiles of products a block has in shared memory: its part, or M."""
+    """Return the tiles of products in a block's shared memory: its part of a layer's, or M's."""
     ends = vectors(max(packing.q, packing.d), packing.dtype)
     return max(-(-packing.widest // team.parts), ends)
 
 
 def shared_layout(packing: Packing, team: Team, velocity: bool) -> SharedLayout:
-    """Return where a block's arrays lie in shared memory."""
+    """Return the offsets of a block's arrays in shared memory."""
     dtype, q, d = packing.dtype, packing.q, packing.d
     unit, itemsize = tile(dtype), dtype.itemsize
     narrow, wide = pitch(min(q, d), dtype), pitch(max(q, d), dtype)
@@ -90,7 +91,8 @@ def shared_layout(packing: Packing, team: Team, velocity: bool) -> SharedLayout:
     grouped = team.group > 1
     next_products = terms * narrow
     products_end = next_products + terms * wide
-    # One warp group of a group of blocks needs its products or its partial sums.
+    # In a group of blocks with one warp group, products and partial sums are never used at the same
+    # time and share memory.
     partial = 0 if grouped and team.warp_groups == 1 else products_end
     next_partial = partial + threads * (narrow + 1)
     partial_end = next_partial + threads * (wide + 1)
@@ -111,16 +113,16 @@ def shared_bytes(packing: Packing, team: Team, velocity: bool) -> int:
 
 
 def stages(packing: Packing, team: Team) -> int:
-    """Return the tiles of weights that a thread has in shared memory.
+    """Return the stages, in tiles of weights, of a thread's ring in shared memory.
 
-    With two warp groups they are those in flight and all of two layers: one group uses a layer
-    while the other moves the next.
+    With two warp groups these are the tiles in flight and all tiles of two layers: one group reads
+    a layer while the other updates the next.
     """
     return STAGES if team.warp_groups == 1 else STAGES - 1 + 2 * most_tiles(packing, team)
 
 
 def most_tiles(packing: Packing, team: Team) -> int:
-    """Return the most tiles of a layer that one thread reads."""
+    """Return the maximum tiles of a layer that one thread reads."""
     most = 0
     for shape in packing.shapes:
         rows, columns = (vectors(n, packing.dtype) for n in shape)
@@ -131,5 +133,5 @@ def most_tiles(packing: Packing, team: Team) -> int:
 
 
 def barrier_size(team: Team) -> int:
-    """Return the elements of the counter that is the barrier of a network's group of blocks."""
+    """Return the elements of the barrier counter of one network's group of blocks."""
     return LINE if team.group > 1 else 0

@@ -1,13 +1,13 @@
-// The two-pass step, one kernel per layer and pass, for any shapes: the baseline that zigzag is
-// checked against, and the trainer of networks with more than 32 inputs and outputs.
+// The two-pass step, one kernel per layer and pass, for any shapes: the reference for zigzag, and
+// the kernels for networks with more than 32 inputs or outputs.
 //
-// Arrays lie as in kernels/cpu/layout.py: products have Q rows, the rows of M. Every kernel reads
-// `state` first: steps are queued ahead, and once the loss has converged or diverged the remaining
-// ones do nothing.
+// Arrays are laid out as in kernels/cpu/layout.py: products have as many rows as M. Every kernel
+// reads `state` first: steps are queued ahead, and once the loss has converged or diverged the
+// remaining kernels do nothing.
 
-constexpr int CHUNK = CHUNK_BYTES / (int)sizeof(real);  // rows of a product that a thread sums
+constexpr int CHUNK = CHUNK_BYTES / (int)sizeof(real);  // product rows that a thread sums at once
 
-// below = above · W: W is rows × columns, above q × rows, below q × columns. A block has
+// Form below = above · W: W is rows × columns, above q × rows, below q × columns. A block forms
 // COLUMNS_AT_ONCE columns and CHUNK rows of the product; its threads divide the rows of W.
 KERNEL void multiply_layer(BY_VALUE MultiplyLayer p) {
     if (!p.state[TwoPassState::ACTIVE]) return;
@@ -37,7 +37,7 @@ KERNEL void multiply_layer(BY_VALUE MultiplyLayer p) {
 }
 EXPORT(multiply_layer)
 
-// Copy a matrix: the last layer is the first of the suffix products.
+// Copy a matrix: the first suffix product is the last layer.
 KERNEL void copy_rows(BY_VALUE CopyRows p) {
     if (!p.state[TwoPassState::ACTIVE]) return;
     const int size = p.rows * p.columns;
@@ -90,12 +90,12 @@ DEVICE void add_up(real* parts) {
     }
 }
 
-// Write the block's `count` columns of next_C = C Wᵀ, from row `begin` of W on.
+// Form the block's `count` columns of next_C = C Wᵀ, from row `begin` of W on.
 DEVICE void multiply_co_states(const UpdateLayer& p, int begin, int count) {
     real* parts = (real*)shared_memory();
     const real* first_row = p.W + begin * p.stride;
     for (int first = 0; p.next_C && first < p.q; first += CHUNK) {
-        // An element of C is read once for all rows of the block.
+        // Read every element of C once for all rows of the block.
         real sums[ROWS_AT_ONCE][CHUNK];
         UNROLL for (int i = 0; i < ROWS_AT_ONCE * CHUNK; i++) sums[i / CHUNK][i % CHUNK] = 0;
         for (int c = thread(); c < p.columns; c += threads()) {
@@ -120,9 +120,9 @@ DEVICE void multiply_co_states(const UpdateLayer& p, int begin, int count) {
     }
 }
 
-// next_C = C Wᵀ, and then the step of W with gradient Bᵀ C, for ROWS_AT_ONCE rows a block. Step
-// sizes and the like are those of layer number `layer`. For the last layer there is no next_C, and
-// B is the identity.
+// Form next_C = C Wᵀ, then take the step of W with gradient Bᵀ C, for ROWS_AT_ONCE rows per block.
+// The constants of the step are those of layer number `layer`. For the last layer there is no
+// next_C, and B is the identity.
 KERNEL void update_layer(BY_VALUE UpdateLayer p) {
     if (!p.state[TwoPassState::ACTIVE]) return;
     LayerStep step;
@@ -155,7 +155,7 @@ KERNEL void update_layer(BY_VALUE UpdateLayer p) {
 }
 EXPORT(update_layer)
 
-// Record the loss at M, write its gradient to C, and decide whether to go on. One block.
+// Record the loss at M, write its gradient to C, and decide whether to continue. One block.
 KERNEL void evaluate_regression(BY_VALUE EvaluateRegression p) {
     if (!p.state[TwoPassState::ACTIVE]) return;
     double* parts = (double*)shared_memory();

@@ -1,4 +1,4 @@
-"""Two-pass steps, one kernel for each layer and pass: any shapes, any update rule; the baseline."""
+"""Two-pass steps by one kernel per layer and pass: any shapes and update rule; the baseline."""
 
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ PLAIN, MOMENTUM, ADAM = UpdateRule.PLAIN, UpdateRule.MOMENTUM, UpdateRule.ADAM
 
 
 class Steps(NamedTuple):
-    """How every layer moves.
+    """Update rule and constants of every layer's step.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Steps(NamedTuple):
     step_sizes, weight_decays, row_scales : ndarray, shape (depth,)
         As `fastdln.optim.optimizers.LayerRates`.
     decay_factor : float
-        What weight decay leaves of the weights in one plain step.
+        Factor by which weight decay scales the weights in one plain step.
     momentum : float
     """
 
@@ -58,21 +58,21 @@ class TwoPass:
     xp : module
         CuPy, or NumPy where the kernels run on the CPU.
     widths : tuple of int
-        ``(d, m_1, …, q)``; a chain with d < q is given transposed and back to front.
+        ``(d, m_1, …, q)``; a chain with d < q must be passed transposed and in reverse order.
     dtype : dtype
     moving : Steps
     steps : int
-        Most steps that may be taken.
+        Maximum number of steps.
     tolerance : float
         Relative loss at or below which the run has converged.
     constant : float
-        Part of the loss that no weights change.
+        Part of the loss that does not depend on the weights.
     threads : int, optional
-        Threads of a block; ``launch.two_pass_threads`` where it is left out.
+        Threads per block; by default ``launch.two_pass_threads``.
     taken : int
-        Steps taken before, which Adam counts.
+        Steps taken before, for Adam's corrections.
     first_loss : float, optional
-        To which the tolerance is relative; the loss before these steps where it is left out.
+        Loss to which the tolerance is relative; by default the loss before these steps.
 
     Attributes
     ----------
@@ -129,15 +129,15 @@ class TwoPass:
         return self.layers[index][:, : self.widths[index]]
 
     def moment(self, number: int, index: int) -> Any:
-        """Return the part of a layer of the optimiser's array `number`, as a view like a layer."""
+        """Return a view of a layer in the optimiser's array `number`, in the layer's shape."""
         return self.states[index][number][:, : self.widths[index]]
 
     def end_to_end(self) -> Any:
-        """Return M, as the last pass over the products left it, shape (q, d)."""
+        """Return M as formed by the latest pass 1, shape (q, d)."""
         return self.products[0][:, : self.widths[0]]
 
     def form_products(self) -> None:
-        """Queue pass 1: all suffix products, the last of them M."""
+        """Queue pass 1: form all suffix products; the last one is M."""
         last = self.depth - 1
         blocks = _ceil_div(self.q * self.widths[last], self.threads)
         self._start("copy_rows", (blocks, 1), 0, self._last_product)
@@ -149,7 +149,7 @@ class TwoPass:
             )
 
     def evaluate(self, scale: Any, target: Any) -> None:
-        """Queue the loss and gradient of a regression; moves on to the next step."""
+        """Queue the loss and gradient of a regression, and advance the step counter."""
         parameters = EvaluateRegression(
             self.state,
             self.products[0],
@@ -166,12 +166,12 @@ class TwoPass:
         self._start("evaluate_regression", (1, 1), 8 * self.threads, parameters)
 
     def stop_where(self, stop: Any) -> None:
-        """Let all kernels queued from now on do nothing where the boolean `stop` is true."""
+        """Make all kernels queued from now on do nothing if the boolean `stop` is true."""
         active = self.state[TwoPassState.ACTIVE]
         self.state[TwoPassState.ACTIVE] = self.xp.where(stop, 0, active)
 
     def put_gradient(self, G: Any, step: int) -> None:
-        """Set the gradient of step `step` (from 0) from outside, shape (q, d)."""
+        """Set the gradient G, shape (q, d), of step number `step`, counted from 0."""
         rows = self.C[0][: self.q * self.strides[0]].reshape(self.q, self.strides[0])
         rows[:, : self.widths[0]] = self.xp.asarray(G.astype(self.dtype))
         # Adam's corrections belong to step + 1, counted from 1.
@@ -180,7 +180,7 @@ class TwoPass:
         )
 
     def update(self) -> None:
-        """Queue pass 2: every layer's step, and the co-states on the way."""
+        """Queue pass 2: update every layer and form the co-states."""
         for i, parameters in enumerate(self._updates):
             grid = (_ceil_div(self.widths[i + 1], ROWS_AT_ONCE), 1)
             self._start("update_layer", grid, CHUNK_BYTES * self.threads, parameters)
@@ -201,7 +201,7 @@ class TwoPass:
 
     @cached_property
     def _multiplications(self) -> list[MultiplyLayer]:
-        """Of every layer but the last."""
+        """Return the parameters of pass 1 for every layer but the last."""
         return [
             MultiplyLayer(
                 self.state,
@@ -268,7 +268,7 @@ _CORRECTIONS = slice(TwoPassConstant.FIRST_CORRECTION, TwoPassConstant.SECOND_CO
 
 
 def _corrections(step: int, dtype: np.dtype) -> tuple[float, float]:
-    """Return Adam's ``1 − β^step`` with the β of the kernel, rounded to the dtype: they cancel."""
+    """Return Adam's ``1 − β^step`` with β rounded as in the kernel, since ``1 − β`` cancels."""
     return 1 - float(dtype.type(BETA_1)) ** step, 1 - float(dtype.type(BETA_2)) ** step
 
 

@@ -1,4 +1,4 @@
-// Vectors of 16 bytes, the unit of all loads and stores, and tiles made of them.
+// Vectors of 16 bytes, the unit of all loads and stores, and square tiles of vectors.
 
 constexpr int TILE = 16 / (int)sizeof(real);
 
@@ -8,8 +8,8 @@ struct alignas(16) Vector {
 
 DEVICE constexpr int vectors(int n) { return (n + TILE - 1) / TILE; }
 
-// Rows of shared memory lie an odd number of vectors apart: eight lanes that read one vector each
-// from consecutive rows then use every bank once.
+// Return the stride of rows of n elements in shared memory, an odd number of vectors: eight lanes
+// that read one vector each from consecutive rows then use every bank once.
 DEVICE constexpr int pitch(int n) { return (vectors(n) | 1) * TILE; }
 
 DEVICE Vector load(const real* from) { return *(const Vector*)from; }

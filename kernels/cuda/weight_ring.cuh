@@ -1,6 +1,6 @@
-// Weight ring: a thread's tiles of the weights pass through a ring of its own in shared memory,
-// filled ahead across layers by asynchronous copies. Two warp groups share it, and it then also
-// holds all tiles of two layers.
+// Weight ring: each thread reads its tiles of the weights through its own ring in shared memory,
+// which asynchronous copies fill ahead, across layers. Two warp groups share the rings, which then
+// also hold all tiles of two layers.
 
 template <bool DOWN>
 struct WeightRing {
@@ -14,7 +14,8 @@ struct WeightRing {
         stage = 0;
     }
 
-    // Request the next tile; an empty group of copies after the last keeps the count of groups.
+    // Request the next tile. After the last tile, commit an empty group of copies, so that the
+    // number of groups in flight remains known.
     DEVICE void prefetch(const Block& b) {
         while (done == slice.count && layer != (DOWN ? 0 : b.depth - 1)) {
             // A thread that is idle in this layer is idle in every layer of its shape: skip ahead.

@@ -2,32 +2,32 @@
 //
 // With prefix products A_l = W_l ··· W_1, suffix products B_l = W_L ··· W_{l+1} and G = dl/dM, the
 // gradient of layer l is B_l^T C_{l-1} with the co-states C_l = G A_l^T. A down pass knows all A(t)
-// and carries B(t) and B(t+1): it loads a layer once, to multiply by it, take its step and multiply
-// by the new weights. It stores all B(t+1) and ends at M(t+1); the up pass that follows knows all
-// B, and carries C(t) and A(t+1). So one body does both, with the roles of rows and columns
-// exchanged; where D < Q, those of A and B too.
+// and forms B(t) and B(t+1): it loads a layer once, to multiply by it, take its step and multiply
+// by the new weights. It stores all B(t+1) and ends with M(t+1); the up pass that follows knows all
+// B, and forms C(t) and A(t+1). One body implements both, with the roles of rows and columns
+// exchanged; if D < Q, the roles of A and B are exchanged, too.
 //
-// A block (or a group of blocks) has one network. In a layer a thread owns TILE outputs, columns of
-// the layer in a down pass and rows in an up pass, and reads every `splits`-th tile of the sum's
+// A block (or a group of blocks) trains one network. In a layer a thread owns TILE outputs, columns
+// of the layer in a down pass and rows in an up pass, and reads every `splits`-th tile of the sum's
 // terms with all products of its own outputs in registers; partial sums are added up through shared
 // memory.
 //
 // A group of `parts` times `columns` blocks shares a layer in both directions: a block has one part
 // of the outputs and one of the sum's terms. With one part, blocks exchange whole products, and
 // each reads all of them for the next layer. With more, the blocks of the same outputs first add up
-// their partial sums, and each then reads only its part of the result: one wait more, but wide
-// products neither cross the second-level cache for every block nor need fit its shared memory.
+// their partial sums, and each then reads only its part of the result: one more wait, but wide
+// products need not pass through the second-level cache for every block, nor fit its shared memory.
 //
-// The blocks of a group would be idle while they wait for each other. So a block may have two warp
-// groups. One carries the chain of time t and moves the weights; one layer behind, the other
-// carries the chain of t+1: each works while the other waits.
+// Blocks of a group with one warp group are idle while they wait for each other. Therefore a block
+// may have two warp groups: one carries the chain of time t and updates the weights; the other, one
+// layer behind, carries the chain of t+1. Each works while the other waits.
 //
-// Compiled for: REAL, Q rows and D columns of M, STAGES (tiles in flight to a thread),
-// PARTS_AT_ONCE (blocks' partial sums polled together), VELOCITY (0, 1: momentum), GROUPED (0: one
-// block a network), WARP_GROUPS (1; 2 in a group of blocks).
+// Compile-time constants: REAL, Q rows and D columns of M, STAGES and PARTS_AT_ONCE (see team.py),
+// VELOCITY (0, 1: momentum), GROUPED (0: one block per network), WARP_GROUPS (1; 2 in a group of
+// blocks).
 
-// Begin a pass. The products of t+1 are the identity, stored for the pass back; those of time t are
-// the identity, too, or G.
+// Begin a pass: set the products of t+1 to the identity, also stored for the next pass, and the
+// products of time t to the identity or the co-state to G.
 template <bool DOWN>
 DEVICE void begin_pass(const Block& b, bool moving) {
     constexpr int P = NEXT_LENGTH<DOWN>;
@@ -55,7 +55,7 @@ DEVICE void begin_pass(const Block& b, bool moving) {
     }
 }
 
-// Wait for the copies requested before a layer, but not for the `count` tiles requested since.
+// Wait for the copies requested before a layer, but not for the `count` tiles requested after them.
 DEVICE void wait_for_known(int count) {
     static_assert(STAGES == 4, "a case for every number of groups in flight");
     if (count == 0) {
@@ -72,8 +72,8 @@ DEVICE void wait_for_known(int count) {
 // Named-barrier ids, alternating with the layer's parity: MOVED = tiles written, USED = tiles read.
 enum { MOVED = 3, USED = 5 };
 
-// Update every layer once, with one of the chains or both. Without `moving` the weights stay, and
-// only products are formed.
+// Update every layer once, with one of the chains or both. Without `moving`, form only products and
+// do not change the weights.
 template <bool DOWN, int CHAINS>
 DEVICE void update_layers(Block& b, Slice slice, bool moving) {
     const int begin = DOWN ? b.depth - 1 : 0, end = DOWN ? -1 : b.depth, way = DOWN ? -1 : 1;
@@ -95,14 +95,14 @@ DEVICE void update_layers(Block& b, Slice slice, bool moving) {
         if (layer + way != end) next = slice_after<DOWN>(b, slice, layer + way);
         if (!GROUPED && more) prefetch_known<DOWN>(b, layer + way, next);
         if (!GROUPED) commit_copies();
-        // The ring has free stages for this layer's tiles once those of two layers before were
-        // used.
+        // The ring has free stages for this layer's tiles once the other warp group has read the
+        // tiles of two layers before.
         const bool waits = CHAINS == NEXT || (CHAINS == CURRENT && done >= 2);
         if (waits) named_barrier_sync(other_barrier + done % 2, threads());
         update_tiles<DOWN, CHAINS>(b, ring, stage, slice, s, layer, moving);
         if (WARP_GROUPS == 2) named_barrier_arrive(own_barrier + done % 2, threads());
         if (!GROUPED) wait_for_known(slice.count);
-        if (GROUPED && WARP_GROUPS == 1) sync_block();  // partial sums lie where the products are
+        if (GROUPED && WARP_GROUPS == 1) sync_block();  // partial sums overwrite the products
         if (slice.count) store_partial_sums<DOWN, CHAINS>(b, slice, s);
         sync_warp_group();
         reduce_threads<DOWN, CHAINS>(b, slice, slots);
@@ -112,7 +112,7 @@ DEVICE void update_layers(Block& b, Slice slice, bool moving) {
         sync_warp_group();
     }
     if (CHAINS & CURRENT) wait_copies<0>();
-    if (CHAINS == CURRENT) {  // the other warp group's arrivals after the last two layers
+    if (CHAINS == CURRENT) {  // consume the other warp group's arrivals for the last two layers
         for (int done = b.depth > 2 ? b.depth : 2; done < b.depth + 2; done++) {
             named_barrier_sync(other_barrier + done % 2, threads());
         }
@@ -141,25 +141,25 @@ DEVICE void pass(Block& b, bool moving) {
     }
 }
 
-// Element (a, k) of M as the last pass left it.
+// Return element (a, k) of M as formed by the last pass.
 DEVICE real end_to_end_element(const Block& b, bool down, int a, int k) {
     int n = down ? k : a, p = down ? a : k, tiles = vectors(down ? D : Q);
     return b.next_products[(n % TILE * tiles + n / TILE) * (down ? pitch(Q) : pitch(D)) + p];
 }
 
-// Store M as the state of this block: every block of a group has a copy of its own.
+// Store M as the state of this block: every block of a group has its own copy.
 DEVICE void store_end_to_end(const Block& b, i64 state, bool down) {
     for (int i = thread(); i < Q * D; i += threads()) {
         b.end_to_end[state * Q * D + i] = end_to_end_element(b, down, i / D, i % D);
     }
 }
 
-// Set element (a, k) of G, which lies along its wider side.
+// Set element (a, k) of G, which is stored with its narrower side contiguous.
 DEVICE void set_gradient(const Block& b, int a, int k, real g) {
     b.gradient[Q <= D ? k * pitch(NARROW) + a : a * pitch(NARROW) + k] = g;
 }
 
-// Return the loss at M, the state that the last pass or an earlier launch stored, and set G.
+// Return the loss at M, as stored by the last pass or an earlier launch, and set G.
 DEVICE double evaluate(const Block& b, const TrainNetworks& p, i64 state, i64 problem,
                        double constant) {
     const real* M = b.end_to_end + state * Q * D;
@@ -179,7 +179,8 @@ DEVICE double evaluate(const Block& b, const TrainNetworks& p, i64 state, i64 pr
     return exact_add(constant, exact_mul(0.5, total));
 }
 
-// Set G to its unbiased estimate from the samples of these indices: rows of D inputs and Q outputs.
+// Set G to its unbiased estimate from the samples with these indices; a sample is a row of D inputs
+// and Q outputs.
 DEVICE void estimate_gradient(const Block& b, const TrainNetworks& p, i64 state,
                               const int* indices) {
     const real* M = b.end_to_end + state * Q * D;
@@ -213,8 +214,8 @@ DEVICE void estimate_gradient(const Block& b, const TrainNetworks& p, i64 state,
     sync_block();
 }
 
-// Divide shared memory as `SharedLayout` says. With one warp group of a group of blocks, the
-// partial sums lie where the products are: it needs either.
+// Divide shared memory according to `SharedLayout`. In a group of blocks with one warp group, the
+// partial sums and the products share memory: they are never used at the same time.
 DEVICE void set_shared_arrays(Block& b, const SharedLayout& at) {
     char* bytes = shared_memory();
     b.products = (real*)(bytes + at.products);
@@ -228,7 +229,7 @@ DEVICE void set_shared_arrays(Block& b, const SharedLayout& at) {
     b.loss_parts = (double*)(bytes + at.loss_parts);
 }
 
-// The block's network is row `index` of the tables.
+// Return this block's `Block` for the network in row `index` of the tables.
 DEVICE Block block_of(const TrainNetworks& p, int index) {
     const i64* network = p.networks + (i64)index * NetworkColumn::COUNT;
     const double* constants = p.constants + (i64)index * NetworkConstant::COUNT;
@@ -261,7 +262,7 @@ DEVICE Block block_of(const TrainNetworks& p, int index) {
     return b;
 }
 
-// Where a launch stands with its network.
+// The progress of a launch with its network.
 struct Progress {
     i64 state, goal, first, step;
     u64 begun;
@@ -270,7 +271,7 @@ struct Progress {
     double* losses;
 };
 
-// Record the loss, set G for the next step, and return whether to take it.
+// Record the loss, set G for the next step, and return whether to take the step.
 DEVICE bool evaluate_step(const Block& b, const TrainNetworks& p, const i64* network,
                           const double* constants, Progress& at) {
     double* losses = at.losses;
@@ -283,8 +284,8 @@ DEVICE bool evaluate_step(const Block& b, const TrainNetworks& p, const i64* net
         at.floor = constants[NetworkConstant::TOLERANCE] * (given == given ? given : own);
     }
     at.floor_known = true;
-    // One thread reads the clock for the block: its threads must agree, and so must a group's
-    // blocks.
+    // One thread reads the clock for the block, because all its threads must agree. So must the
+    // blocks of a group, which therefore ignore the clock.
     if (thread() == 0) b.loss_parts[LOSS_PARTS] = (double)(nanoseconds() - at.begun);
     sync_block();
     bool late = p.group == 1 && at.step > at.first &&
@@ -300,7 +301,7 @@ DEVICE bool evaluate_step(const Block& b, const TrainNetworks& p, const i64* net
     return true;
 }
 
-// Set G to the gradient from outside, and return whether to take a step.
+// Set G to the gradient that the host provides, and return whether to take a step.
 DEVICE bool read_gradient(const Block& b, const TrainNetworks& p, const i64* network, i64 step) {
     for (int i = thread(); i < Q * D; i += threads()) {
         set_gradient(b, i / D, i % D, p.gradients[network[NetworkColumn::STATE] * Q * D + i]);
@@ -310,15 +311,15 @@ DEVICE bool read_gradient(const Block& b, const TrainNetworks& p, const i64* net
     return true;
 }
 
-// Advance every network of the table to its goal, or until it converges, diverges or has used the
-// given nanoseconds, but by one step at least. With `external` gradients there is no loss, and the
+// Advance every network of the table to its goal, or until it converges, diverges or exceeds the
+// given nanoseconds, but by at least one step. With `external` gradients there is no loss, and the
 // goal is the next step.
 //
-// With minibatches, `samples` has one in each of `sample_count` rows, and `batches` the indices of
-// `batch_size` for each step from FIRST_BATCH on; a `batch_size` of 0 means all samples.
+// With minibatches, `samples` has `sample_count` rows of one sample each, and `batches` has
+// `batch_size` indices for each step from FIRST_BATCH on; a `batch_size` of 0 means full batch.
 //
-// Row i of `networks` belongs to blocks i·group and on; `end_to_end` has Q·D elements for each
-// block. `exchange` and `barriers` are zero; counters of two networks are `barrier_stride` apart.
+// Row i of `networks` belongs to blocks i·group to (i+1)·group - 1; `end_to_end` has Q·D elements
+// per block. `exchange` and `barriers` must be zero; networks' counters are `barrier_stride` apart.
 KERNEL void train_networks(BY_VALUE TrainNetworks p) {
     const int index = block() / p.group;
     const i64* network = p.networks + (i64)index * NetworkColumn::COUNT;

@@ -1,4 +1,4 @@
-"""Networks that the zigzag kernel trains: their arrays on the GPU, and the launch for all."""
+"""Networks in training by the zigzag kernel: their arrays on the GPU and their joint launch."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from fastdln.kernels.cuda.team import (
 
 
 class Motion(NamedTuple):
-    """How gradients move one network's weights.
+    """Constants of one network's gradient descent.
 
     Attributes
     ----------
@@ -48,14 +48,14 @@ class Problem(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """The samples that minibatches are taken from.
+    """The samples from which minibatches are taken.
 
     Attributes
     ----------
     rows : ndarray of float64, shape (n, d + q)
         Inputs and outputs of every sample.
     size : int
-        Samples of a minibatch.
+        Samples per minibatch.
     """
 
     rows: np.ndarray
@@ -63,7 +63,7 @@ class Samples(NamedTuple):
 
 
 class Batch:
-    """Networks of one element type, one pair (q, d) and one kind of motion, trained together.
+    """Networks of one dtype and one pair (q, d), all with or all without momentum, in one batch.
 
     Parameters
     ----------
@@ -71,19 +71,19 @@ class Batch:
         CuPy, or NumPy where the kernel runs on the CPU.
     packing : Packing
     motions : sequence of Motion
-        One for each network; all with momentum, or none.
+        One per network; all with momentum, or none.
     steps : int
-        Most steps any network takes.
+        Maximum number of steps of any network.
     tolerance : float
         Relative loss at or below which a network has converged.
     problems : sequence of Problem
-        One for each network, or a single one for all; empty where gradients come from outside.
+        One per network, or a single one for all; empty if the caller sets gradients.
     team : Team
     nesterov : bool
     samples : Samples, optional
-        The same for all networks; steps are full-batch where it is left out.
+        Samples of the minibatches of all networks; by default steps are full-batch.
     first_loss : float, optional
-        To which the tolerance is relative; every network's own first loss where it is left out.
+        Loss to which the tolerance is relative; by default every network's own first loss.
 
     Raises
     ------
@@ -130,7 +130,7 @@ class Batch:
         self.samples = xp.asarray(np.ascontiguousarray(rows, np.float64))
         self.losses = xp.full(count * (0 if self.external else steps + 1), np.nan)
         self.steps = xp.full(count * team.group, -1, dtype=np.int64)
-        # Every launch leaves it zero, as it must find it.
+        # The exchange must be zero at the start of a launch; every launch ends by resetting it.
         self.exchange = xp.zeros(count * exchange_size(packing, team), dtype)
         self.barriers = xp.zeros(count * barrier_size(team), np.uint32)
         self._shared = shared_layout(packing, team, self.velocity_kept)
@@ -138,7 +138,7 @@ class Batch:
         self._constants = _constant_table(motions, problems, tolerance, first_loss)
 
     def _network_table(self, problems: int) -> np.ndarray:
-        """Return the table of networks, with goals and minibatches to be filled in."""
+        """Return the table of networks; goals and minibatches are filled in for each launch."""
         first = self.packing.first
         index = np.arange(len(first) - 1)
         table = np.zeros((len(index), len(NetworkColumn)), np.int64)
@@ -151,7 +151,7 @@ class Batch:
 
     @property
     def constants(self) -> Constants:
-        """The constants that the kernel is compiled for."""
+        """The compile-time constants of the kernel."""
         return kernel_constants(
             self.packing.q,
             self.packing.d,
@@ -173,12 +173,13 @@ class Batch:
         seconds: float = 3600.0,
         batches: Sequence[np.ndarray] = (),
     ) -> None:
-        """Let the `active` networks take steps up to `goal`, or for about `seconds`.
+        """Start a launch in which the `active` networks step to `goal`, or for about `seconds`.
 
-        Does not wait. `goal` is one number, or one for each of them; with minibatches, `batches`
-        has for each an array of indices, shape (steps, size), from the step it is at to its goal.
-        ``launch(constants, blocks, threads, shared_bytes, parameters)`` starts the kernel; networks
-        that are listed first start first. Groups of blocks heed only `goal`.
+        Asynchronous. `goal` is one step number, or one per active network. With minibatches,
+        `batches` has one array of indices per active network, shape (steps, size), for the steps
+        from its current one to its goal. ``launch(constants, blocks, threads, shared_bytes,
+        parameters)`` starts the kernel; networks start in the order of `active`. Groups of blocks
+        ignore `seconds`.
         """
         team = self.team
         table = self._networks[active]
@@ -234,11 +235,11 @@ class Batch:
         return self.packing.view(self.weights, network, index)
 
     def velocity_of(self, network: int, index: int) -> Any:
-        """Return a layer's part of the velocity as a view."""
+        """Return a layer's velocity as a view."""
         return self.packing.view(self.velocity, network, index)
 
     def steps_taken(self) -> np.ndarray:
-        """Return every network's step, -1 before its first evaluation; waits for the GPU."""
+        """Wait for the GPU; return every network's step, -1 before its first evaluation."""
         return to_host(self.steps)[:: self.team.group]
 
     def recorded(self, network: int, steps: int) -> np.ndarray:
@@ -247,7 +248,7 @@ class Batch:
         return to_host(self.losses[start : start + steps + 1])
 
     def losses_at(self, networks: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """Return the losses of some networks at the given step of each."""
+        """Return the losses of the given networks, each at its own given step."""
         places = self._networks[networks, NetworkColumn.LOSSES] + steps
         return to_host(self.losses[self.xp.asarray(places)])
 
@@ -257,18 +258,18 @@ class Batch:
         return self._networks[:, NetworkColumn.DEPTH]
 
     def end_to_end(self, network: int) -> Any:
-        """Return M of a network as its last step left it, float64, shape (q, d), on the GPU."""
+        """Return M of a network after its last step, float64, shape (q, d), on the GPU."""
         q, d = self.packing.q, self.packing.d
         start = network * self.team.group * q * d
         return self.ends[start : start + q * d].reshape(q, d).astype(np.float64)
 
     def stop_where(self, stop: Any) -> None:
-        """Let launches from now on leave all networks as they are where the boolean is true."""
+        """Make launches from now on change no network if the boolean `stop` is true."""
         # A network past its goal is not advanced.
         self.steps[:] = self.xp.where(stop, np.iinfo(np.int64).max, self.steps)
 
     def put_gradient(self, network: int, G: Any) -> None:
-        """Set ``∂ℓ/∂M`` of a network whose gradients come from outside."""
+        """Set ``∂ℓ/∂M`` of a network whose gradients the kernel does not evaluate."""
         size = G.size
         here = slice(network * size, (network + 1) * size)
         self.gradients[here] = self.xp.asarray(G.ravel().astype(self.packing.dtype))
@@ -277,7 +278,7 @@ class Batch:
 def kernel_constants(
     q: int, d: int, velocity: bool, grouped: bool, warp_groups: int = 1
 ) -> Constants:
-    """Return the constants that one variant of the kernel is compiled for."""
+    """Return the compile-time constants of one variant of the kernel."""
     return (
         ("Q", q),
         ("D", d),
@@ -325,5 +326,5 @@ def _flat(xp: Any, arrays: Sequence[np.ndarray]) -> Any:
 
 
 def to_host(array: Any) -> np.ndarray:
-    """Return a copy of an array as NumPy's."""
+    """Return a copy of an array as a NumPy array."""
     return array.copy() if isinstance(array, np.ndarray) else array.get()

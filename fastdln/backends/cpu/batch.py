@@ -1,6 +1,6 @@
 """Batched training on the CPU: one thread trains small networks of one shape, one per SIMD lane.
 
-A network has the same bits as it has alone, in whatever batch it is trained.
+The bits of a network do not depend on its batch; they are those of training it alone.
 """
 
 import itertools
@@ -35,14 +35,14 @@ def can_batch(
     kernel: str,
     minibatches: bool,
 ) -> bool:
-    """Return whether networks of these `widths` have the bits of one alone in a batch.
+    """Return whether a batch gives networks of these `widths` the bits of training them alone.
 
     Parameters
     ----------
     widths, dtype, optimizer, objective, kernel
         As in `Workload`.
     minibatches : bool
-        Whether gradients are those of minibatches.
+        Whether gradients are estimated from minibatches.
     """
     if not is_plain_regression(objective, optimizer, minibatches):
         return False
@@ -58,7 +58,7 @@ def train_batch(
     Parameters
     ----------
     workloads : iterator of (int, Workload)
-        Indices and workloads, for which `can_batch` holds; taken one by one as a lane is free.
+        Indices and workloads for which `can_batch` holds; one is taken whenever a lane is idle.
     lanes : int
         Networks in training at a time, from 1 to the elements of a vector register.
 
@@ -128,9 +128,9 @@ class _Batch:
         return bool(self._running)
 
     def advance(self, steps: int) -> int:
-        """Take at most `steps` steps, none beyond the end of a network; return the next number."""
+        """Take up to `steps` steps, none past a network's end; return the next span's steps."""
         if any(running.ended for running in self._running.values()):
-            return steps  # those that have ended are removed first: a step would move them
+            return steps  # `remove_ended` first: a step would change the ended networks' weights
         most = min(steps, *(running.remaining for running in self._running.values()))
         begun = time.perf_counter()
         losses, taken = self._descend(most)
@@ -174,7 +174,7 @@ class _Batch:
         self._running[lane] = _Running(index, record)
 
     def _idle(self, lane: int) -> None:
-        """Set a lane's weights to zero, which give no gradient, and its step sizes, too."""
+        """Clear a lane's weights and step sizes: zero weights have zero gradients."""
         self._chain.weights.reshape(-1, self._step.decay.size)[:, lane] = 0
         self._step.step_sizes[:, lane], self._step.decay[lane] = 0, 1
         del self._running[lane]
@@ -186,7 +186,7 @@ class _Batch:
         return self._chain.layer(index)[:, :, lane]
 
     def _descend(self, steps: int) -> tuple[np.ndarray, int]:
-        """Take steps until a network ends; return the losses from now on and the steps taken."""
+        """Take steps until a network ends; return the losses from now on and the step count."""
         lanes = self._step.decay.size
         losses, floors = np.empty((steps + 1, lanes)), np.full(lanes, -np.inf)
         for lane, (_, record) in self._running.items():

@@ -1,7 +1,7 @@
-"""Products and gradients of a chain of NumPy layers, read where they lie, by the strided kernels.
+"""Products and gradients of a chain of NumPy layers, read in place by the strided kernels.
 
-The arguments are those that `fastdln.chain` has validated. Plain NumPy does the cases that the
-kernels cannot: layers whose rows are not contiguous, and JIT switched off.
+Arguments have been validated by `fastdln.chain`. Plain NumPy replaces the kernels for layers whose
+rows are not contiguous, and where JIT is switched off.
 """
 
 import ctypes
@@ -35,7 +35,7 @@ def end_to_end(
         Input first, all of one dtype.
     out : ndarray, shape (d_y, d)
     team_work : int
-        Multiply-adds for each thread.
+        Multiply-adds per thread.
     """
     if len(layers) == 1:
         out[:] = layers[0]
@@ -53,7 +53,7 @@ def end_to_end(
 def forward(layers: Sequence[np.ndarray], X: np.ndarray, outs: Sequence[np.ndarray]) -> None:
     """Write all activations ``[W_1 X, W_2 W_1 X, …, M X]`` for X of shape (d, n)."""
     for w, out in zip(layers, outs, strict=True):
-        # Samples make this a full matrix product, which BLAS does best.
+        # BLAS is fastest here: with many samples this is a full matrix product.
         np.matmul(w, X, out=out)
         X = out
 
@@ -82,8 +82,8 @@ def gradients(
 class _Chain:
     """The layers of a chain and the layout of their products, q rows each, for the kernels.
 
-    Slot l of the products is as wide as layer l (0-based) has columns; slot L, as wide as the last
-    layer has rows.
+    The width of product slot l is the number of columns of layer l (0-based); that of slot L is the
+    number of rows of the last layer.
     """
 
     def __init__(self, layers: Sequence[np.ndarray], q: int, team_work: int):
@@ -114,7 +114,7 @@ class _Chain:
         return aligned_zeros(self._q_padded * int(self._table[:, strided.WIDTH].max()), self.dtype)
 
     def operand(self, products: np.ndarray, slot: int) -> Operand:
-        """Return the product in a slot as the kernels take it."""
+        """Return the product in a slot as an `Operand`."""
         start, width = (int(self._table[slot, c]) for c in (strided.PRODUCT, strided.WIDTH))
         return Operand(products, start, width, 1)
 
@@ -124,7 +124,7 @@ class _Chain:
         return products[start : start + self._q * width].reshape(self._q, width)[:, :columns]
 
     def suffix_products(self, to: int) -> np.ndarray:
-        """Return the suffix products from the last layer itself, in its slot, down to slot `to`."""
+        """Return the suffix products: the last layer itself, in its slot, down to slot `to`."""
         products, last = self.new_products(), self.depth - 1
         W = self._layers[last]
         self.slot(products, last, W.shape[1])[:] = W
@@ -132,14 +132,14 @@ class _Chain:
         return products
 
     def prefix_products(self, to: int) -> np.ndarray:
-        """Return the transposed prefix products from the first layer's, in slot 1, up to `to`."""
+        """Return the transposed prefix products: the first layer, in slot 1, up to slot `to`."""
         products, W = self.new_products(), self._layers[0]
         self.slot(products, 1, len(W))[:] = W.T
         self.run(strided.products_up, self.part(1, to + 1), self.operand(products, 1), products)
         return products
 
     def run(self, kernel: Callable[..., Any], *arguments: Any) -> Any:
-        """Call `kernel` with these arguments on as many threads as the work is worth."""
+        """Call `kernel` with these arguments, on one thread per `team_work` multiply-adds."""
         if self._team == 1:
             return kernel(*arguments, Member(0, 1, new_barrier()))
 
@@ -151,7 +151,7 @@ class _Chain:
 
 
 def _gradients_up(chain: _Chain, G: np.ndarray, outs: Sequence[np.ndarray]) -> None:
-    """Form the gradients from suffix products: q, the rows of G, is at most its columns."""
+    """Form the gradients from suffix products, for G with no more rows (q) than columns."""
     products, C, D = chain.suffix_products(1), chain.new_costate(), chain.new_costate()
     chain.slot(C, 0, G.shape[1])[:] = G
     targets = StridedArrays(*_located(outs))
@@ -162,7 +162,7 @@ def _gradients_up(chain: _Chain, G: np.ndarray, outs: Sequence[np.ndarray]) -> N
 
 
 def _gradients_down(chain: _Chain, G: np.ndarray, outs: Sequence[np.ndarray]) -> None:
-    """Form the gradients from prefix products: q, the columns of G, is less than its rows."""
+    """Form the gradients from prefix products, for G with fewer columns (q) than rows."""
     depth = chain.depth
     prefixes, products = chain.prefix_products(depth - 1), chain.new_products()
     chain.slot(products, depth, len(G))[:] = G.T
@@ -190,8 +190,8 @@ def _located(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         )
         for a in arrays
     ]
-    # As ctypes memory: read-only layers have the same type to the kernels, which only read them,
-    # and the view may reach from one array to the next.
+    # ctypes memory, not a NumPy view: it spans from one array to the next, and read-only layers do
+    # not make Numba compile a second specialisation (kernels only read them).
     nbytes = max(
         a.ctypes.data - start + a.strides[0] * (len(a) - 1) + a.shape[1] * size for a in arrays
     )
@@ -200,7 +200,7 @@ def _located(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _readable_by_kernels(layers: Sequence[np.ndarray]) -> bool:
-    """Return whether rows are contiguous and whole elements apart."""
+    """Return whether rows are contiguous and all offsets are whole elements."""
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return False  # plain Python cannot read outside an array
     size, start = layers[0].itemsize, layers[0].ctypes.data

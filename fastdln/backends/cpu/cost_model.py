@@ -1,6 +1,6 @@
-"""Which chain kernel trains a network, and how many threads share it: a small cost model.
+"""Choose the chain kernel of a network and its team of threads by a cost model.
 
-Counted per step: operations, bytes of weights that cross memory, barriers of the team, and calls.
+The model counts, per step, operations, weight bytes moved to and from memory, barriers and calls.
 With P the padded weights, q the rows of M and d its columns (q ≤ d):
 
 ========  ==============  =============  ============================
@@ -12,10 +12,10 @@ zigzag    (5 q + d) P     1½ P itemsize  3 q + d rows a layer
 
 Traffic and arithmetic overlap little (measured: times add), and all threads share the traffic.
 
-A team partitions every layer, with a barrier after each, or, where a network stays in cache, the
-rows of the products: two barriers a step, but every member fetches the weights that the others
-have written. The bits are the same, so the team and its partition may depend on the machine; the
-kernel may not.
+A team partitions every layer, with a barrier after each; or, where a network stays in cache, the
+rows of the products, with two barriers a step, but every member then fetches the weights that the
+others have written. The bits do not depend on the team, so the choice of the team may depend on
+the machine. They depend on the kernel, so the choice of the kernel may not.
 
 The constants were measured by ``python -m benchmarks.chain calibrate``.
 """
@@ -34,37 +34,36 @@ from fastdln.kernels.cpu.zigzag_workspace import zigzag_size
 from fastdln.optim.optimizers import Optimizer
 from fastdln.utils import validation
 
-# Most memory that zigzag takes beside the weights unless it was asked for, as a part of them.
+# Limit on zigzag's extra memory, as a fraction of the weights, unless the caller asked for zigzag.
 MOST_EXTRA = 0.1
-# What the members of a team share, for `Choice.reason`.
+# Wording of `Choice.sharing` in `Choice.reason`.
 _SHARED = {"layers": "every layer", "rows": "the rows of the products"}
-# The team for which kernels are compared.
+# Team size at which kernels are compared; see `choose`.
 USUAL_TEAM = 2
-# Most bytes of the weights of a batch: at 26 × 200 in float32, two threads with 9 MB each, a batch
-# was no faster than one network after the other.
+# Limit on the weights of a batch, in bytes: at 26 × 200 in float32, two threads with 9 MB each, a
+# batch was no faster than training the networks one after the other.
 MOST_BATCH_BYTES = 6 * 2**20
-# Rate of multiply-adds of a batch over that of one network: measured at widths 10 to 32.
+# Multiply-add rate of a batch over that of one network, measured at widths 10 to 32.
 BATCH_RATE = 0.8
-# A larger team must be faster by this factor: its model errs, and it takes a processor from others.
+# Least expected speed-up of a larger team: the model has errors, and the team occupies more cores.
 TEAM_GAIN = 1.2
 
 
 class Costs(NamedTuple):
-    """Times of the parts of a step; see `COSTS`.
+    """Measured rates and times from which the time of a step is composed; see `COSTS`.
 
     Attributes
     ----------
     flops_per_second : dict of str to float
         Arithmetic of one thread on layers in cache, by dtype.
     seconds_per_byte : float
-        Weights that do not fit in cache, each time they cross memory.
+        Transfer of weights that do not fit in cache, to or from memory.
     seconds_per_barrier : float
-        Two threads that share a layer: a barrier, and the data that each then fetches from the
-        other.
+        A barrier of two threads that share a layer, with the transfer of data between them.
     seconds_per_shared_byte : float
-        Weights that another thread has written.
+        Transfer of weights that another thread has written.
     seconds_per_layer : float
-        Calls and short loops, which every member of a team does.
+        Overhead of calls and short loops, not divided by the team.
     """
 
     flops_per_second: dict[str, float]
@@ -80,7 +79,7 @@ COSTS = Costs({"float32": 2.2e11, "float64": 1.1e11}, 2.2e-11, 4e-7, 2e-11, 9e-8
 
 
 class Choice(NamedTuple):
-    """How one network is trained.
+    """Kernel and team of one network.
 
     Attributes
     ----------
@@ -88,9 +87,9 @@ class Choice(NamedTuple):
     team : int
         Threads that share the network.
     sharing : {"layers", "rows"}
-        What they partition: every layer, or the rows of the products.
+        The axis that the team partitions: every layer, or the rows of the products.
     reason : str
-        Why, in one sentence.
+        Explanation of the choice, in one sentence.
     seconds : float
         Expected seconds a step.
     """
@@ -115,11 +114,11 @@ def choose(
     Parameters
     ----------
     layout : Layout
-        The chain's shapes and dtype, in the order it is trained.
+        The chain's shapes and dtype, in the orientation in which it is trained.
     threads : int
-        Most threads that may share the network.
+        Maximum size of the team.
     kernel : {"auto", "two-pass", "zigzag"}
-        Anything but ``"auto"`` overrides the choice of the kernel.
+        Any value but ``"auto"`` fixes the kernel.
     plain : bool
         Whether this is full-batch gradient descent without momentum on a regression, the only
         case that zigzag implements.
@@ -133,7 +132,8 @@ def choose(
     names = [kernel] if kernel != "auto" else ["two-pass"]
     if kernel == "auto" and plain and extra_memory(layout) <= MOST_EXTRA:
         names.append("zigzag")
-    # For a fixed team: a run's bits depend on the kernel and must not depend on the threads.
+    # Compare kernels at a fixed team size: the bits of a run depend on the kernel, and must not
+    # depend on the number of threads.
     name = min(names, key=lambda name: step_seconds(layout, name, USUAL_TEAM, costs=costs))
     ways = ["layers"]
     if plain and name == "two-pass" and _traffic(layout, name) == 0:
@@ -173,10 +173,10 @@ def flops_per_step(widths: tuple[int, ...], dtype: np.dtype) -> float:
 
 
 def network_bytes(widths: tuple[int, ...], dtype: np.dtype, optimizer: Optimizer) -> int:
-    """Return the bytes of weights, optimiser state and products while a network is trained."""
+    """Return the bytes of a network in training: weights, optimiser state and products."""
     layout = chain_layout(widths, dtype)
     states = layout.size * (1 + optimizer.state_arrays) + layout.product_size
-    # The co-states of all layers: a team that partitions the rows of the products keeps them.
+    # Include the co-states of all layers, which a team that partitions rows of the products keeps.
     size = states + 2 * layout.q_padded * layout.widest + layout.product_size
     if optimizer.state_arrays == 0 and extra_memory(layout) <= MOST_EXTRA:
         size += zigzag_size(layout)
@@ -198,10 +198,10 @@ def step_seconds(
 
 
 def _busiest_part(q: int, team: int, sharing: str) -> float:
-    """Return the part of the arithmetic that the busiest member of a team does."""
+    """Return the busiest team member's fraction of the arithmetic."""
     if sharing == "layers":
         return 1 / team
-    # Two products of three are partitioned by the rows of q.
+    # Two of the three products are partitioned by their q rows, the update by elements.
     return (2 * -(-q // team) / q + 1 / team) / 3
 
 
@@ -216,10 +216,10 @@ def _synchronisation(layout: Layout, zigzag: bool, team: int, sharing: str, cost
 
 
 def batch_fits(layout: Layout) -> bool:
-    """Return whether networks of this layout may be trained one in each SIMD lane.
+    """Return whether networks of this layout can be trained one per SIMD lane.
 
-    All layers must be so narrow that one network alone transposes them, and the weights of a batch
-    must stay in cache beside those of another thread.
+    All layers must be narrow enough for the two-pass kernel to transpose them, and the weights of
+    a batch must stay in cache together with another thread's batch.
     """
     narrow = int(layout.layers[:, VECTORS].max()) <= TRANSPOSED_VECTORS
     return narrow and _batch_size(layout) * layout.dtype.itemsize <= MOST_BATCH_BYTES
@@ -230,7 +230,7 @@ def batching_pays(
 ) -> bool:
     """Return whether `count` networks train faster in batches than one after the other.
 
-    An empty lane costs as much as any other.
+    An idle lane costs as much as an occupied one.
     """
     layout = chain_layout(widths, dtype)
     rounds = -(-count // lanes(layout.dtype))
@@ -246,13 +246,13 @@ def _batch_size(layout: Layout) -> int:
 
 
 def extra_memory(layout: Layout) -> float:
-    """Return the memory that zigzag takes beside the weights, as a part of them."""
+    """Return zigzag's extra memory as a fraction of the weights."""
     rows = 3 * layout.q_padded + layout.widths[0]
     return rows / layout.q_padded * layout.product_size / layout.size
 
 
 def _traffic(layout: Layout, kernel: str) -> float:
-    """Return the bytes of weights that cross memory in one step."""
+    """Return the weight bytes moved to and from memory in one step."""
     nbytes = layout.size * layout.dtype.itemsize
     if nbytes <= FAR:
         return 0.0
@@ -294,7 +294,7 @@ def _reason(
 
 
 def _others(layout: Layout, considered: list[str], costs: Costs) -> str:
-    """Return the expected times of the kernels compared, or why zigzag is left out."""
+    """Return the expected times of the kernels compared, or the reason for excluding zigzag."""
     if "zigzag" in considered:
         times = (
             f"{n} {step_seconds(layout, n, USUAL_TEAM, costs=costs) * 1e3:.3g} ms"

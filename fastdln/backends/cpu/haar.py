@@ -1,4 +1,4 @@
-"""Batches of Haar frames on the CPU, and how the work is divided over threads."""
+"""Sample batches of Haar frames on the CPU, with the work divided among threads."""
 
 import math
 import queue
@@ -14,27 +14,27 @@ from fastdln.kernels.cpu.random import WORDS, Source
 from fastdln.kernels.cpu.tile_products import padded
 from fastdln.kernels.cpu.tiles import lanes
 from fastdln.rng import stream_id
-from fastdln.utils import memory, threads, validation
+from fastdln.utils import arrays, memory, threads
 
 from .reflectors import HaarReflectors
 from .thread_pool import spread_items
 
 BLOCK = int(layout.BLOCK)
-# Approximate speed of one thread: used only to divide the work into chunks of about a millisecond
-# and to decide when one matrix is worth several threads.
+# Approximate rates of one thread: used only to divide the work into chunks of about a millisecond
+# and to decide when several threads share one matrix.
 _NORMALS_PER_SECOND = 6e8
 _FLOPS_PER_SECOND = 5e10
 _SECONDS_PER_MATRIX = 4e-6
 _SECONDS_PER_CHUNK = 1e-3
-# Rows up to which matrices are batched, one per lane of the vector registers: 2.5 times as fast
+# Most rows of matrices that are batched, one per lane of the vector registers: 2.5 times as fast
 # at n = 32 and 1.4 times at n = 100, but an idle lane costs as much as a used one.
 _BATCHED_ROWS = 100
-# Work worth another thread, which starts after 0.1 ms.
+# Least work per thread: a helper thread starts after 0.1 ms.
 _SECONDS_PER_THREAD = 1.5e-4
-# Rows from which a frame is formed by chunks of rows: a panel of its columns exceeds the caches.
+# Least rows of a frame that is formed by chunks of rows: a panel of its columns exceeds the caches.
 _TALL_ROWS = 65536
-# Rows from which a block of reflectors is applied to four panels before the next block is
-# fetched, because all blocks together exceed the last-level cache.
+# Least rows of a frame whose blocks of reflectors are each applied to four panels before the next
+# block is fetched: all blocks together exceed the last-level cache.
 _GROUPED_ROWS = 2500
 
 
@@ -55,8 +55,8 @@ def haar_batch(
     key, kind, first : int
         From `fastdln.rng.seed_key`, and the streams of the frames as for `fastdln.rng.stream_id`.
     count, n, p : int
-        Frames, and rows and columns of each, 1 ≤ p ≤ n; not checked, nor is the memory (see
-        `require_memory`).
+        Frames, and rows and columns of each, 1 ≤ p ≤ n. Neither these nor the memory are checked;
+        see `require_memory`.
     dtype : {"float64", "float32"}
     special : bool
         Determinant +1; needs p = n.
@@ -71,7 +71,7 @@ def haar_batch(
     TypeError, ValueError
         For another dtype, or streams out of range.
     """
-    out = np.empty((count, n, p), validation.float_dtype(dtype))
+    out = np.empty((count, n, p), arrays.float_dtype(dtype))
     stream_id(kind, first + max(count, 1) - 1)
     fill_frames(key, stream_id(kind, first), special, out)
     return out
@@ -93,7 +93,7 @@ def fill_frames(key: int, stream: int, special: bool, out: np.ndarray) -> None:
 
 
 def require_memory(n: int, p: int, count: int, dtype: np.dtype) -> None:
-    """Raise MemoryError unless `count` frames fit together with the scratch to form them."""
+    """Raise MemoryError unless `count` frames and the scratch to form them fit in memory."""
     if _is_tall(n, p):
         working = n * (p + 2 * BLOCK)
     else:
@@ -174,8 +174,8 @@ class _FrameBuilder:
             np.empty(p, dtype),
         )
         self.group = panels * kernels.PANEL_BYTES // dtype.itemsize
-        # Scratch is passed from chunk to chunk: touching fresh pages takes a tenth of the time of
-        # the work on them.
+        # Reuse scratch from chunk to chunk: touching fresh pages takes a tenth of the time of the
+        # work on them.
         self.spare: queue.SimpleQueue[kernels.Scratch] = queue.SimpleQueue()
         self.n, self.p = n, p
 
@@ -221,16 +221,16 @@ def _blocks(p: int) -> int:
 
 
 def _scratch(size: int, dtype: DTypeLike = np.uint64) -> np.ndarray:
-    """Return an empty vector aligned to a cache line: others cost a tenth of the speed."""
+    """Return an empty vector aligned to a cache line: misalignment costs a tenth of the speed."""
     dtype = np.dtype(dtype)
     raw = np.empty(int(size) * dtype.itemsize + 64, np.uint8)
-    # A third of the time of `raw.ctypes.data`, which shows in the smallest batches.
+    # Takes a third of the time of `raw.ctypes.data`: noticeable in the smallest batches.
     begin = -raw.__array_interface__["data"][0] % 64
     return raw[begin : begin + int(size) * dtype.itemsize].view(dtype)
 
 
 def _seconds(n: int, p: int) -> float:
-    """Return about how long one thread takes for one frame."""
+    """Return the approximate seconds that one thread takes to form one frame."""
     normals = p * n - p * (p - 1) // 2
     flops = 2 * n * p**2 - 2 / 3 * p**3
     alone = _SECONDS_PER_MATRIX if n > _BATCHED_ROWS else 0.0
@@ -243,10 +243,11 @@ def _is_tall(n: int, p: int) -> bool:
 
 
 def _takes_all_threads(n: int, p: int, count: int) -> bool:
-    """Return whether threads share each matrix instead of forming whole ones.
+    """Return whether threads share each matrix instead of forming whole matrices.
 
-    A thread that forms a whole matrix finds the reflectors in its own cache: a quarter less
-    processor time at n = 1000. That needs matrices for all threads, small enough.
+    A thread that forms a whole matrix finds the reflectors in its own cache, which takes a quarter
+    less processor time at n = 1000. That requires enough matrices for all threads, each small
+    enough for the cache.
     """
     workers = threads.available()
     even = count % workers == 0 or count >= 4 * workers
@@ -254,7 +255,7 @@ def _takes_all_threads(n: int, p: int, count: int) -> bool:
 
 
 def _matrices_per_chunk(n: int, p: int, count: int) -> int:
-    """Return the matrices of chunks of about a millisecond, equally many for every thread."""
+    """Return the matrices per chunk: about a millisecond, and equally many chunks per thread."""
     seconds = count * _seconds(n, p)
     if seconds < _SECONDS_PER_CHUNK / 2:
         return max(count, 1)

@@ -1,4 +1,4 @@
-"""The state of an optimiser on one packed chain, and the group of arguments that kernels take."""
+"""The optimiser state of one packed chain, and the optimiser's arguments for the kernels."""
 
 import numpy as np
 
@@ -18,17 +18,17 @@ class OptimizerState:
     ----------
     optimizer : Optimizer
     rates : LayerRates
-        Of the layers, input first.
+        Step sizes and weight decay of the layers, input first.
     chain : PackedChain
     team : int
-        Most members of a team.
+        Maximum size of the team.
 
     Attributes
     ----------
     arrays : list of ndarray
-        None for plain gradient descent, the velocity, or Adam's two means.
+        Empty for plain gradient descent; else the velocity, or Adam's two running means.
     step : GradientStep, MomentumStep or AdamStep
-        The optimiser as its kernel takes it.
+        The optimiser's group of kernel arguments.
     """
 
     def __init__(self, optimizer: Optimizer, rates: LayerRates, chain: PackedChain, team: int):
@@ -69,7 +69,7 @@ class OptimizerState:
         return -float(self.step.step_sizes[0]) if plain else 1.0
 
     def load(self, saved: tuple[tuple[np.ndarray, ...], ...]) -> None:
-        """Continue from the arrays of a `Checkpoint`."""
+        """Copy the arrays of a `Checkpoint` into this state."""
         for array, layers in zip(self.arrays, saved, strict=False):
             for i, layer in enumerate(layers):
                 self._chain.part(array, i)[:] = layer

@@ -1,12 +1,12 @@
-"""The steps per kernel call and the thread count of a run, chosen from measured times."""
+"""Choose steps per kernel call and thread count of a run from measured times."""
 
 from fastdln.optim.loop import SPAN_SECONDS
 
-# One span in this many goes to the slower team again, and is this many times shorter.
+# Spans per retrial of the slower team; the retrial's span is shorter by the same factor.
 RETRIAL_INTERVAL = 16
-# Length of a span from which a team can be judged: starting its threads takes some 0.1 ms.
+# Least length of a span that measures a team's speed: starting its threads takes some 0.1 ms.
 TRIAL_SECONDS = 0.01
-# Length of a step from which the larger team is tried first.
+# Least length of a step at which the larger team is tried first.
 LONG_STEP = 1e-3
 
 
@@ -15,9 +15,9 @@ class TeamPacing:
 
     On a machine with other work a team waits for its slowest member and can be many times slower
     than one thread; and starting its threads takes as long as tens of steps of a small network.
-    So one thread begins, unless a step is long, and a run that ends within milliseconds never
-    starts a team. The bits do not depend on the team. The other team is tried next, the faster
-    continues, and the slower is tried again now and then for a short span.
+    So one thread is tried first, unless a step is long: a run that ends within milliseconds never
+    starts a team. Then the team is tried, and the faster of the two continues; the slower is
+    retried at intervals for a short span. The bits do not depend on the team.
 
     Parameters
     ----------
@@ -36,10 +36,10 @@ class TeamPacing:
         self._spans = 0
 
     def next_span(self) -> tuple[int, int]:
-        """Return the team of the next span, and its steps."""
+        """Return the team size and the number of steps of the next span."""
         self._spans += 1
         if self._untried:
-            # The first span of a team only compiles, and starts its threads.
+            # The first span of a team compiles the kernel and starts the threads.
             first = self._untried.count(self._untried[0]) == 2
             return self._untried[0], 1 if first else self._trial
         again = self._spans % RETRIAL_INTERVAL == 0
@@ -48,7 +48,7 @@ class TeamPacing:
         return team, max(1, int(length / self._seconds[team]))
 
     def record(self, team: int, steps: int, seconds: float) -> None:
-        """Enter the time of a span."""
+        """Record the measured time of a span."""
         self._seconds[team] = max(seconds, 1e-9) / max(steps, 1)
         if not self._untried:
             return

@@ -12,7 +12,7 @@ from fastdln.kernels.cpu.tiles import lanes
 from fastdln.objectives.regression import ReducedRegression
 
 
-@functools.lru_cache(maxsize=256)  # the networks of a sweep or a batch share theirs
+@functools.lru_cache(maxsize=256)  # networks of one shape in a sweep or batch share a layout
 def chain_layout(widths: tuple[int, ...], dtype: np.dtype) -> Layout:
     """Return the layout in which a network of these `widths` is trained, mirrored where d < d_y."""
     return make_layout(widths[::-1] if widths[0] < widths[-1] else widths, dtype)
@@ -21,7 +21,7 @@ def chain_layout(widths: tuple[int, ...], dtype: np.dtype) -> Layout:
 class PackedChain:
     """The layers of a network, packed for the kernels, and their suffix products.
 
-    A chain with fewer inputs than outputs is kept mirrored, transposed and in reverse order, so
+    A chain with fewer inputs than outputs is stored mirrored (transposed and in reverse order), so
     that its products have as few rows as possible.
 
     Parameters
@@ -50,7 +50,7 @@ class PackedChain:
 
     @property
     def network(self) -> Network:
-        """The network as kernels take it."""
+        """The network's group of kernel arguments."""
         layout = self.layout
         lane = lanes(layout.dtype)
         return Network(self.weights, self.products, layout.layers, layout.q, layout.q_padded, lane)
@@ -60,28 +60,28 @@ class PackedChain:
         return self.part(self.weights, index)
 
     def part(self, packed: np.ndarray, index: int) -> np.ndarray:
-        """Return layer `index`'s part of an array that is laid out as the weights, as a view."""
+        """Return a view of layer `index` in an array that is laid out as the weights."""
         if self.mirrored:
             return self.layout.view(packed, self.layout.depth - 1 - index).T
         return self.layout.view(packed, index)
 
     def release(self) -> None:
-        """Free all but the weights: a result keeps them, and a sweep many results."""
+        """Free all buffers but the weights: every result of a sweep keeps its weights."""
         self.products = np.empty(0, self.layout.dtype)
 
     def end_to_end(self) -> np.ndarray:
-        """Return M, as the last pass 1 left it, in float64."""
+        """Return M in float64, as formed by the latest pass 1."""
         M = self._first_rows(self.products)[:, : self.layout.widths[0]].astype(np.float64)
         return M.T if self.mirrored else M
 
     def put_gradient(self, G: np.ndarray, factor: float, C: np.ndarray) -> None:
-        """Write ``factor·G`` to the co-state buffer C, from which pass 2 takes it."""
+        """Write ``factor·G`` to the co-state buffer C, the input of pass 2."""
         rows = self._first_rows(C)
         rows[:] = 0
         rows[:, : self.layout.widths[0]] = factor * (G.T if self.mirrored else G)
 
     def _first_rows(self, buffer: np.ndarray) -> np.ndarray:
-        # The product that ends at the first layer is M, and lies first in memory.
+        # M is the suffix product that includes the first layer, and is stored first.
         stride = int(self.layout.layers[0, STRIDE])
         return buffer[: self.layout.q * stride].reshape(self.layout.q, stride)
 
@@ -89,7 +89,7 @@ class PackedChain:
 def oriented_regression(
     objective: ReducedRegression, mirrored: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return S and T of a regression as kernels take them, transposed for a mirrored chain.
+    """Return S and T of a regression for the kernels, transposed for a mirrored chain.
 
     Copies: Numba would compile a second specialisation for read-only arrays.
     """

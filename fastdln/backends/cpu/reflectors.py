@@ -1,4 +1,4 @@
-"""A Haar frame kept as its reflectors: applied to blocks of vectors, never formed."""
+"""A Haar frame stored as its reflectors and applied to blocks of vectors without forming it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from fastdln.kernels.cpu.reflectors import Panel, ReflectorBlock
 from fastdln.kernels.cpu.tile_products import padded
 from fastdln.kernels.cpu.tiles import lanes
 from fastdln.rng import Seed, Stream, seed_key, stream_id
-from fastdln.utils import memory, threads, validation
+from fastdln.utils import arrays, memory, threads, validation
 
 BLOCK = int(kernels.BLOCK)
-# Rows of one chunk of work. Sums over rows are cut here for any number of threads, so the bits do
-# not depend on it.
+# Rows of one chunk of work. Sums over rows are split into these chunks whatever the number of
+# threads, so that the bits do not depend on it.
 CHUNK_ROWS = 16384
-# Bytes of reflectors held at a time: as many blocks as fit are drawn together, at least one.
+# Limit on the bytes of reflectors held at a time: blocks are drawn together up to it, at least one.
 _HELD_BYTES = 1 << 25
 
 
@@ -33,7 +33,7 @@ def frame_shape(n: int, p: int | None) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Factors:
-    """One block of reflectors: I − V T Vᵀ, and its part of the diagonal D."""
+    """One block of reflectors, I − V T Vᵀ, and the block's elements of the diagonal D."""
 
     block: ReflectorBlock
     minus_T: np.ndarray
@@ -41,7 +41,7 @@ class _Factors:
 
     @property
     def rows(self) -> slice:
-        """The rows of the frame that the diagonal scales."""
+        """The frame's rows that the block's elements of D scale."""
         return slice(self.block.j, self.block.j + self.block.size)
 
 
@@ -49,8 +49,8 @@ class HaarReflectors:
     """A Haar-distributed n × p frame Q, held as a seed and applied without being formed.
 
     Q is the matrix that ``haar_orthogonal(n, p, seed=seed, dtype=dtype)`` draws, to rounding.
-    Its reflectors are drawn again at each use, a few dozen at a time: it needs the memory of the
-    result, and ``32·n`` elements or up to 32 MiB more, for any p, and time O(n·p) per column.
+    Its reflectors are drawn again at each use, a few dozen at a time. Memory beyond the result is
+    ``32·n`` elements or up to 32 MiB, for any p; time is O(n·p) per column.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class HaarReflectors:
     seed : None, int, sequence of int, SeedSequence, BitGenerator, Generator or RandomState
         As for `numpy.random.default_rng`.
     dtype : {"float64", "float32"}
-        Of the arithmetic and of the results.
+        Dtype of the arithmetic and of the results.
 
     Raises
     ------
@@ -83,7 +83,7 @@ class HaarReflectors:
         self, n: int, p: int | None = None, *, seed: Seed = None, dtype: DTypeLike = "float64"
     ):
         self.n, self.p = frame_shape(n, p)
-        self.dtype = validation.float_dtype(dtype)
+        self.dtype = arrays.float_dtype(dtype)
         self.key = seed_key(seed)
         self.stream = stream_id(Stream.HAAR)
 
@@ -91,7 +91,7 @@ class HaarReflectors:
     def from_stream(
         cls, n: int, p: int, key: int, stream: int, dtype: DTypeLike = "float64"
     ) -> "HaarReflectors":
-        """Return the frame that `haar_batch` draws from one stream of a key."""
+        """Return the frame that `haar_batch` draws from stream `stream` of a key."""
         frame = cls(n, p, seed=0, dtype=dtype)
         frame.key, frame.stream = key, stream
         return frame
@@ -124,7 +124,7 @@ class HaarReflectors:
         TypeError, ValueError
             If X is not a real array of p rows.
         MemoryError
-            If result and working memory do not fit; the bytes are named.
+            If result and working memory do not fit; the message names the bytes.
         """
         x = self._operand(X, self.p)
         Q = self._buffer(x)
@@ -133,7 +133,7 @@ class HaarReflectors:
         return _result(Q, self.n, x)
 
     def apply_transposed(self, X: ArrayLike) -> np.ndarray:
-        """Return Qᵀ X for X of shape (n, c) or (n,), as `apply` otherwise: (p, c) or (p,)."""
+        """Return Qᵀ X, shape (p, c) or (p,), for X of shape (n, c) or (n,); errors as `apply`."""
         x = self._operand(X, self.n)
         Q = self._buffer(x)
         Q[: self.n, : x[0].size] = x.reshape(self.n, x[0].size)
@@ -152,7 +152,7 @@ class HaarReflectors:
         """
         if not isinstance(out, np.ndarray) or out.dtype != self.dtype:
             raise TypeError(
-                f"out must be an array of dtype {self.dtype}, not {validation.kind_or_dtype(out)}"
+                f"out must be an array of dtype {self.dtype}, not {arrays.kind_or_dtype(out)}"
             )
         if out.shape != (self.n, self.p):
             raise ValueError(f"out must have shape {(self.n, self.p)}, not {out.shape}")
@@ -162,10 +162,10 @@ class HaarReflectors:
         threads.spread(lambda a, b: np.copyto(out[a:b], Q[a:b, : self.p]), _chunks(0, self.n))
 
     def _multiply(self, Q: np.ndarray, from_column: int) -> None:
-        """Multiply the first p rows of Q by the frame, in place; its other rows are zero.
+        """Multiply the first p rows of Q by the frame, in place; the other rows of Q are zero.
 
-        With `from_column` 1 these rows are upper triangular, and columns to the left of a block
-        are left alone.
+        With `from_column` 1 the first p rows are upper triangular, and each block skips the columns
+        to its left.
         """
         last = (self.p - 1) // BLOCK
         filled = self.p
@@ -176,7 +176,7 @@ class HaarReflectors:
             filled = self.n
 
     def _factors(self, order: range) -> Iterator[_Factors]:
-        """Draw the blocks in the given order, as many at a time as `_HELD_BYTES` allows."""
+        """Draw the blocks in the given order, within `_HELD_BYTES` at a time."""
         rows = int(padded(self.n))
         held = self._blocks_held(len(order))
         storage = [np.empty(rows * BLOCK, self.dtype) for _ in range(held)]
@@ -187,7 +187,7 @@ class HaarReflectors:
             )
 
     def _blocks_held(self, blocks: int) -> int:
-        """Return how many of `blocks` blocks are held at a time."""
+        """Return the number of blocks, at most `blocks`, that are held at a time."""
         each = int(padded(self.n)) * BLOCK * self.dtype.itemsize
         return max(1, min(_HELD_BYTES // each, blocks))
 
@@ -201,7 +201,7 @@ class HaarReflectors:
         return _Factors(block, minus_T, np.empty(count, self.dtype))
 
     def _draw(self, drawn: list[_Factors]) -> list[_Factors]:
-        """Draw the blocks; threads share the chunks of rows of all of them."""
+        """Draw the blocks; threads divide the chunks of rows of all blocks."""
         blocks = [factors.block for factors in drawn]
         work = [(i, *ab) for i, b in enumerate(blocks) for ab in _chunks(0, b.V.size // BLOCK)]
         owner = np.array([i for i, _, _ in work])
@@ -243,7 +243,7 @@ class HaarReflectors:
         return X.astype(self.dtype, copy=False)
 
     def _buffer(self, X: np.ndarray) -> np.ndarray:
-        """Return zeros for X's columns: whole tiles of rows, whole vectors of columns."""
+        """Return a zero buffer for X's columns, padded to whole tiles of rows and whole vectors."""
         width = lanes(self.dtype)
         rows = int(padded(self.n))
         q_row = -(-X[0].size // width) * width
@@ -267,7 +267,7 @@ def _reflect(
     transposed: bool = False,
     first: int = 0,
 ) -> None:
-    """Apply one block to the columns of Q from `first` on, zero outside begin ≤ i < end."""
+    """Apply one block to columns of Q from `first` on; Q is zero outside rows begin ≤ i < end."""
     block = factors.block
     stride = Q.shape[1]
     panel = Panel(Q.reshape(-1), first, stride, (stride - first) // lanes(Q.dtype))
@@ -285,7 +285,7 @@ def _reflect(
 
 
 def _result(Q: np.ndarray, rows: int, X: np.ndarray) -> np.ndarray:
-    """Return the first rows of a buffer's columns for X, with as many dimensions as X."""
+    """Return the first `rows` rows of a buffer's columns, with the number of dimensions of X."""
     found = np.ascontiguousarray(Q[:rows, : X[0].size])
     return found.reshape((rows, *X.shape[1:]))
 

@@ -1,4 +1,4 @@
-"""How one network takes its steps: many in one kernel call, or one by one with an objective."""
+"""Advance one network: many steps per kernel call, or single steps with any objective."""
 
 import functools
 from collections.abc import Callable
@@ -31,26 +31,26 @@ from fastdln.objectives.regression import ReducedRegression
 from fastdln.optim.loop import LossRecord
 from fastdln.utils import threads
 
-# A kernel of many steps, ``kernel(network, workspace, step, problem, span, member)``, which returns
-# the last step whose loss is known.
+# A kernel that takes many steps, ``kernel(network, workspace, step, problem, span, member)``, and
+# returns the last step whose loss is known.
 RegressionKernel = Callable[..., int]
 AnyWorkspace = Workspace | RowWorkspace | ZigzagWorkspace
 
 
 class Stepper(Protocol):
-    """Advance a network step by step."""
+    """Advance a network by a team of threads."""
 
     def advance(self, goal: int, team: int) -> None:
         """Take steps to number `goal`, or fewer where the run ends, with a team of this size."""
         ...
 
     def weights(self) -> np.ndarray:
-        """Return the packed weights of the last step: the chain's own, or a copy."""
+        """Return the packed weights after the last step: the chain's array, or a copy."""
         ...
 
 
 class RegressionStepper:
-    """Many steps of gradient descent on a regression in one kernel call.
+    """Take many steps of gradient descent on a regression in one kernel call.
 
     Parameters
     ----------
@@ -98,14 +98,14 @@ class RegressionStepper:
         return kernel(self._network, workspace, self._step, self._problem, span, member)
 
     def weights(self) -> np.ndarray:
-        """Return the packed weights of the last step; a copy where zigzag deferred an update."""
+        """Return the packed weights after the last step; a copy where zigzag deferred an update."""
         weights, step, (_, workspace) = self._network.weights, self._step, self._one
         if (
             isinstance(workspace, ZigzagWorkspace)
             and isinstance(step, GradientStep)
             and workspace.state[DEFERRED]
         ):
-            # On a copy: the next pass up applies the same update to the weights themselves.
+            # Apply it to a copy: the next up pass applies the same update to the weights.
             weights = weights.copy()
             network = self._network._replace(weights=weights)
             apply_deferred_update(network, workspace, step.decay, self._alone)
@@ -131,7 +131,7 @@ def _kernels(
 
 
 class ObjectiveStepper:
-    """One step after another of the two-pass kernels, with any objective in between.
+    """Take single steps by the two-pass kernels, evaluating any objective after each.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ class ObjectiveStepper:
     first_step : int
         Number of steps taken before the run.
     team : int
-        Most members of a team.
+        Maximum size of the team.
     pool : ThreadPoolExecutor
         The threads of teams of more than one.
     """
@@ -174,7 +174,7 @@ class ObjectiveStepper:
                 chain.put_gradient(G, factor, C)
 
     def _work(self, rank: int, team: int, barrier: np.ndarray) -> None:
-        """Update the layers, but before the first step, and form the suffix products."""
+        """Update the layers (except before the first step) and form the suffix products."""
         network, workspace, step = self._network, self._workspace, self._state.step
         member = Member(rank, team, barrier)
         if self._record.step >= 0:

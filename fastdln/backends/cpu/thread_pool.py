@@ -1,4 +1,4 @@
-"""Threads that wait for short work: a pool for calls that take a fraction of a millisecond."""
+"""A pool of idle threads for parallel calls that take a fraction of a millisecond."""
 
 import collections
 import contextlib
@@ -17,11 +17,11 @@ _MOST_HELPERS = 256
 def spread_items(
     function: Callable[[Iterable[_Item]], None], items: list[_Item], workers: int
 ) -> None:
-    """Call ``function(some of the items)`` on `workers` threads, one of them the caller's own.
+    """Call ``function(some of the items)`` on `workers` threads, the caller's included.
 
-    Each thread takes the next item when it has finished one, and the caller waits for items, not
-    for threads: a thread that starts late, on a busy machine, finds no item left and delays
-    nothing. The first exception is raised; the items left are then skipped.
+    Threads take items one by one, and the caller waits for the items, not for the threads: on a
+    busy machine a thread that starts late finds no item left and delays nothing. After an
+    exception the remaining items are skipped, and the first exception is raised.
     """
     todo = collections.deque(items)
     outcomes: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
@@ -41,7 +41,7 @@ def spread_items(
                 function(take())
         except BaseException as error:
             outcomes.put(error)
-            for _ in take():  # skip the items left
+            for _ in take():  # skip the remaining items
                 pass
 
     with contextlib.suppress(RuntimeError):  # the interpreter is shutting down: no more helpers
@@ -56,14 +56,14 @@ def spread_items(
 
 @functools.cache
 def _helpers() -> ThreadPoolExecutor:
-    """Return threads that wait for work, started when first needed and kept for good.
+    """Return the pool of helper threads, started at first use and kept until the process ends.
 
-    Linux starts a new thread on the processor of the thread that created it, and moves it only
-    after it has waited there: it began work after 0.7 ms, the time of a whole batch, and a
-    waiting thread after 0.1 ms.
+    Linux starts a new thread on the processor of the thread that created it, and migrates it only
+    after it has waited there: a new thread began work after 0.7 ms, the time of a whole batch, a
+    pooled thread after 0.1 ms.
     """
     return ThreadPoolExecutor(_MOST_HELPERS, thread_name_prefix="fastdln-haar")
 
 
-if hasattr(os, "register_at_fork"):  # a forked child has no threads of its parent
+if hasattr(os, "register_at_fork"):  # a forked child does not inherit its parent's threads
     os.register_at_fork(after_in_child=_helpers.cache_clear)

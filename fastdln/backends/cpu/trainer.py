@@ -30,7 +30,7 @@ class CpuTrainer(RecordedTrainer):
     ----------
     workload : Workload
     choice : Choice, optional
-        Kernel and team; by default those that the cost model chooses.
+        Kernel and team; by default the cost model's choice.
     pacing : TeamPacing, optional
         Steps and team of every span; by default chosen from measured times.
 
@@ -38,7 +38,7 @@ class CpuTrainer(RecordedTrainer):
     ----------
     kernel : {"two-pass", "zigzag"}
     reason : str
-        Why this kernel and this team were chosen.
+        Explanation of the choice of kernel and team.
 
     Raises
     ------
@@ -100,7 +100,7 @@ class CpuTrainer(RecordedTrainer):
     def view(self) -> TrainingView:
         """Return a read-only view of the network at this step, valid until the next `advance`.
 
-        Where the zigzag kernel has deferred an update, the view's weights are a copy with it.
+        Where the zigzag kernel has deferred an update, the view holds an updated copy.
         """
         weights, step = self._stepper.weights(), self.step
         return TrainingView(
@@ -112,7 +112,7 @@ class CpuTrainer(RecordedTrainer):
         )
 
     def trained_layers(self) -> Callable[[int], np.ndarray]:
-        """Return a function from an index to that trained layer; ends the training.
+        """End the training; return a function from an index to that trained layer.
 
         All buffers but the weights and the optimiser's arrays are freed.
         """

@@ -1,4 +1,4 @@
-"""Many networks on one GPU at once: packed by width, deepest first, as many as memory holds."""
+"""Batched training on the GPU: networks grouped by width, deepest first, within free memory."""
 
 import functools
 import logging
@@ -31,7 +31,7 @@ from .pacing import MAX_INDICES, LaunchPacer
 
 log = logging.getLogger("fastdln")
 
-# Share of the GPU's free memory that a batch may plan to take; the rest is for fragmentation.
+# Fraction of the GPU's free memory that a batch may use; the rest allows for fragmentation.
 MEMORY_SHARE = 0.9
 
 
@@ -42,9 +42,9 @@ def can_batch(
     optimizer: Optimizer,
     kernel: str,
 ) -> bool:
-    """Return whether a network is trained in a batch with others of its objective and optimiser.
+    """Return whether networks with this objective and optimiser can be trained in a batch.
 
-    That is gradient descent, with or without momentum, on a regression from few inputs to few
+    Batches support gradient descent, with or without momentum, on a regression with few inputs and
     outputs.
     """
     regression = isinstance(objective, ReducedRegression)
@@ -64,22 +64,22 @@ def train_batch(
     Parameters
     ----------
     launcher : Launcher
-        Of the GPU and the workloads' dtype; the GPU is the current one.
+        Launcher for the GPU, which is current, and for the workloads' dtype.
     workloads : sequence of Workload
-        With the objective, optimiser, steps and tolerance of the first; all from as many inputs to
-        as many outputs, and each one that `can_batch`; all with minibatches of one size, or none.
+        Workloads for which `can_batch` holds. All share objective, optimiser, steps, tolerance,
+        number of inputs and of outputs, and minibatch size (or full batch).
     max_indices : int
-        Indices of minibatches that one launch may read.
+        Maximum number of minibatch indices per launch.
 
     Yields
     ------
     Outcome, or about every 0.2 s Progress
-        Training continues when the next one is asked for, and ends where none is.
+        Training continues when the next item is requested, and ends when the iterator is closed.
 
     Raises
     ------
     MemoryError
-        If one network alone does not fit on the GPU; the message names the bytes.
+        If a single network does not fit on the GPU; the message names the bytes.
     ValueError
         If a network cannot be trained in a batch.
     """
@@ -88,7 +88,7 @@ def train_batch(
 
 
 def _batch_team(launcher: Launcher, widths: tuple[int, ...], optimizer: Optimizer) -> Team | None:
-    """Return the team of a network in a batch; None where it is trained alone."""
+    """Return the team of a network in a batch; None if the network cannot be batched."""
     width_class = class_of(max(widths))
     if not (optimizer.equivariant and width_class and is_carried(widths)):
         return None
@@ -97,9 +97,9 @@ def _batch_team(launcher: Launcher, widths: tuple[int, ...], optimizer: Optimize
 
 
 def _width_classes(workloads: Sequence[Workload]) -> list[list[int]]:
-    """Return the numbers of workloads whose widths share a launch, the longest first in each.
+    """Return, for each class of widths, the indices of its workloads, longest first.
 
-    Layers are updated one after the other, so that depth counts before width.
+    Order by depth, then by width: layers are updated one after the other.
     """
     classes: dict[int, list[int]] = {}
     for i, workload in enumerate(workloads):
@@ -114,7 +114,7 @@ def _weights(workload: Workload) -> int:
 
 
 class _WidthClass:
-    """The workloads of one class of widths: batches of them are trained one after the other."""
+    """The workloads of one class of widths, trained in successive batches."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class _WidthClass:
         self._samples = minibatch_samples(self._objective, workloads)
 
     def train(self) -> Iterator[Outcome | Progress]:
-        """Train all, as many at once as the GPU holds."""
+        """Train all workloads, in batches as large as free memory allows."""
         most, reported = len(self._waiting), False
         while self._waiting:
             packing = self._fitting(most)
@@ -158,10 +158,10 @@ class _WidthClass:
                 continue
             yield from self._finish(batch, taken)
             self._waiting = self._waiting[len(taken) :]
-            del batch  # before the memory for the next one is planned
+            del batch  # free its memory before planning the next batch
 
     def _fitting(self, most: int) -> Packing:
-        """Return the packing of as many of the first `most` waiting as the GPU's memory holds."""
+        """Return the packing of the first waiting workloads, at most `most`, that fit in memory."""
         launcher, common = self._launcher, self._common
         members = self._waiting[:most]
         all_widths = [self._workloads[i].widths for i in members]
@@ -182,7 +182,7 @@ class _WidthClass:
             count = min(count - 1, max(1, int(fraction * count)))
 
     def _loaded(self, packing: Packing, members: Sequence[int]) -> Batch:
-        """Return the batch of some workloads, their layers drawn."""
+        """Return the batch of the workloads `members`, with their layers drawn."""
         common, workloads = self._common, [self._workloads[i] for i in members]
         batch = Batch(
             self._launcher.xp,
@@ -200,7 +200,7 @@ class _WidthClass:
         return batch
 
     def _finish(self, batch: Batch, members: Sequence[int]) -> Iterator[Outcome | Progress]:
-        """Advance all networks of a batch until each has ended, and yield them as they do."""
+        """Advance the networks of a batch until all have ended; yield each outcome as it ends."""
         schedules = [self._workloads[i].schedule for i in members]
         pacer = LaunchPacer(self._launcher, batch, schedules, self._max_indices)
         waiting = np.arange(len(members))
@@ -223,9 +223,9 @@ class _WidthClass:
 
 
 def _outcome(batch: Batch, number: int, index: int, step: int, status: str) -> Outcome:
-    """Return the end of network `number` of a batch, which is workload number `index`.
+    """Return the outcome of network `number` of a batch, which is workload number `index`.
 
-    It reads the batch through a weak reference: an outcome that is kept holds no GPU memory.
+    The outcome has a weak reference to the batch: keeping it does not keep GPU memory.
     """
     reference, depth = weakref.ref(batch), batch.packing.depth(number)
 

@@ -1,7 +1,7 @@
-"""Products and gradients of a chain of layers on a GPU: arrays of CuPy, PyTorch and JAX, uncopied.
+"""Products and gradients of a chain of CuPy, PyTorch or JAX arrays on a GPU, without copies.
 
-The counterparts of `fastdln.chain` for arrays that are on a GPU already. Work is queued on the
-caller's current CUDA stream, and results are arrays of the caller's library.
+The counterparts of `fastdln.chain` for arrays in GPU memory. Work is queued on the caller's current
+CUDA stream, and results are arrays of the caller's library.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from .device import DeviceArray
 
 # DLPack's device type of CUDA memory.
 CUDA = 2
-# An array of CuPy, PyTorch or JAX: they share no type, only DLPack.
+# An array of CuPy, PyTorch or JAX: the libraries share no type, only the DLPack protocol.
 AnyArray = Any
 
 
@@ -43,7 +43,7 @@ def end_to_end(weights: Sequence[AnyArray]) -> AnyArray:
     Raises
     ------
     TypeError
-        If an array is not on a GPU (CPU and GPU arrays mixed), or not of the first one's dtype.
+        If CPU and GPU arrays are mixed, or dtypes differ.
     ValueError
         If arrays are on different GPUs, not contiguous or empty, or shapes do not chain.
     """
@@ -74,8 +74,8 @@ def forward(weights: Sequence[AnyArray], X: AnyArray) -> list[AnyArray]:
 def gradients(weights: Sequence[AnyArray], G: AnyArray) -> list[AnyArray]:
     """Return the gradient of every layer from ``G = ∂ℓ/∂M``, shape (d_y, d).
 
-    That of layer i is ``(W_L···W_{i+1})ᵀ G (W_{i-1}···W_1)ᵀ``; products have as few rows as the
-    chain allows. Arrays and errors as for `end_to_end`.
+    The gradient of layer i is ``(W_L···W_{i+1})ᵀ G (W_{i-1}···W_1)ᵀ``; products have min(d, d_y)
+    rows. Arrays and errors as for `end_to_end`.
     """
     layers, (G,) = _checked(weights, G=G)
     _require_shape("G", G, (layers[-1].shape[0], layers[0].shape[1]))
@@ -90,7 +90,7 @@ def gradients(weights: Sequence[AnyArray], G: AnyArray) -> list[AnyArray]:
 def _gradients(
     layers: list[DeviceArray], G: DeviceArray, transposed: bool = False
 ) -> list[DeviceArray]:
-    """Return every layer's gradient, or its transpose; all C-contiguous."""
+    """Return the C-contiguous gradients of all layers, or their transposes."""
     suffixes = [None, *layers[:0:-1]][: len(layers)]
     for i in range(2, len(layers)):
         suffixes[i] = suffixes[i - 1] @ layers[-i]
@@ -107,7 +107,7 @@ def _gradients(
 def _checked(
     weights: Sequence[AnyArray], **others: AnyArray
 ) -> tuple[list[DeviceArray], list[DeviceArray]]:
-    """Return the layers and the other arrays as CuPy's, none of them copied."""
+    """Return the layers and the other arrays as CuPy arrays that share their memory."""
     if len(weights) == 0:
         raise ValueError("weights must hold at least one layer")
     named = {f"weights[{i}]": w for i, w in enumerate(weights)} | others
@@ -165,7 +165,7 @@ def _as_cupy(array: AnyArray) -> DeviceArray:
 
 
 def _returned(array: DeviceArray, like: AnyArray) -> AnyArray:
-    """Return a result as an array of the library of `like`, without a copy."""
+    """Return `array` as an array of the library of `like`, without a copy."""
     library = _library(like)
     if library == "torch":
         import torch
@@ -184,7 +184,7 @@ def _library(array: AnyArray) -> str:
 
 @contextmanager
 def _current_stream(like: AnyArray) -> Iterator[None]:
-    """Let CuPy work on the GPU of an array, on the current stream of the caller's library."""
+    """Make CuPy use the GPU of an array and the current stream of the caller's library."""
     with _as_cupy(like).device:
         if _library(like) != "torch":
             yield

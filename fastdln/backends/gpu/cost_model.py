@@ -1,9 +1,9 @@
-"""Expected time of a step on a GPU, and the team of blocks and threads chosen by it.
+"""Predict the time of a step on a GPU, and choose the team of blocks and threads by it.
 
 The model counts cycles of one of a multiprocessor's four schedulers during the update of one layer.
 Instructions were counted in the machine code for sm_90; barrier latencies and bandwidths come from
-documents. On an H100 real updates take 1.9 to 2.8 times as long (see `MEASURED_FACTOR`): the model
-orders teams roughly right. ``python -m benchmarks.gpu --teams`` times the likely teams.
+documents. On an H100 measured updates take 1.9 to 2.8 times as long (see `MEASURED_FACTOR`): the
+model orders teams roughly right. ``python -m benchmarks.gpu --teams`` times the likely teams.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,24 +26,24 @@ from fastdln.kernels.cuda.team import (
 from .device import Device
 from .launcher import WARP
 
-# Seconds until the first step of a process: CUDA context, and NVRTC where the kernel is not in the
-# disk cache. H100: 2 to 7 s for each variant.
+# Seconds until the first step of a process: the CUDA context, and NVRTC if the kernel is not in the
+# disk cache. H100: 2 to 7 s for each variant of the kernel.
 START_SECONDS = 7.0
 # Measured time over the model's, H100, float32, d = 16, d_y = 10; the factor is their geometric
 # mean. One network of m=1000, L=700, 5.62 ms a step: 2.79; four, 17.9 ms: 2.35; 132 of m=100,
-# L=200, 1.39 ms: 1.94; 400 of m=26, L=700, 2.74 ms: 2.64. So the error is -14% to +24%.
+# L=200, 1.39 ms: 1.94; 400 of m=26, L=700, 2.74 ms: 2.64. Hence the error is -14% to +24%.
 MEASURED_FACTOR = 2.4
-# Seconds of one of the two launches that a layer takes by two passes. An estimate, not measured.
+# Seconds of each of the two launches per layer of a two-pass step. An estimate, not measured.
 LAUNCH_SECONDS = 4e-6
-# Seconds of a loss and its gradient by CuPy: some 20 kernels. An estimate, not measured.
+# Seconds to evaluate a loss and its gradient by CuPy: some 20 kernels. An estimate, not measured.
 EVALUATION_SECONDS = 2e-4
 
 MAX_THREADS = 256
 MAX_PARTS = 12
-# Networks up to this width have a block each: a layer takes less than waiting for another block.
+# Networks up to this width have one block each: a layer takes less time than a barrier of blocks.
 SINGLE_BLOCK_WIDTH = 32
 SCHEDULERS = 4
-# Networks to a multiprocessor by which the team of a batch is chosen.
+# Networks per multiprocessor assumed when the team of a batch is chosen.
 BATCH_NETWORKS = 4
 # Registers of a multiprocessor, and of each thread.
 REGISTERS, THREAD_REGISTERS = 65_536, 256
@@ -51,24 +51,24 @@ REGISTERS, THREAD_REGISTERS = 65_536, 256
 RESERVED = 1024
 # Instructions per multiply-add of a tile; a warp's float64 ones take two cycles each.
 OVERHEAD = 1.35
-# Elements of three products that fit a thread's registers, and cycles of a tile for each more.
+# Elements of three products that fit a thread's registers; cycles of a tile per spilled element.
 HELD, SPILLED = 48, 80
-# With more elements than this, layers wider than this are trained by two passes: spilling then
-# takes more time than memory does.
+# Networks with more elements than MAX_HELD and layers wider than NARROW are trained by two passes:
+# spilling then takes more time than reading the weights again.
 MAX_HELD, NARROW = 56, 128
-# Factor of the time of a warp that has a scheduler to itself: it waits for its own loads.
+# Slowdown of a warp that is alone on its scheduler: no other warp hides the latency of its loads.
 ALONE = 1.3
-# Instructions to sum the partial sums of one vector of outputs (for each, and once), to form its
-# factors (many on the way to the narrow end, few on the way back), and of the rest of an update.
+# Instructions to add up one vector of outputs (ADD per partial sum, ADD_FIRST once), to form its
+# factors (more in the direction of the narrow end than back), and for the rest of an update.
 ADD, ADD_FIRST, FACTORS, FIXED = 8, 40, 60, 250
-# Cycles of one block's barriers in an update, and from a block's write to the second-level cache
+# Cycles of one block's barriers in an update; cycles from a block's write to the second-level cache
 # until a polling block has read it.
 BARRIERS, ROUND_TRIP = 300, 1100
-# Bytes per cycle into one multiprocessor, and out of the second-level cache.
+# Bandwidths in bytes per cycle: into one multiprocessor, and out of the second-level cache.
 MULTIPROCESSOR_BYTES, CACHE_BYTES = 64, 3500
 
-# Upper limits of the widths that share a launch, whose blocks all have the shared memory of the
-# widest.
+# Upper limits of the classes of widths that share a launch. All blocks of a launch have the shared
+# memory that the widest network needs.
 CLASSES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -88,7 +88,7 @@ def is_carried(widths: tuple[int, ...]) -> bool:
 
 
 def class_of(width: int) -> int:
-    """Return the upper limit of the widths that share a launch with this one; 0 if none do."""
+    """Return the upper limit of a width's class; 0 if the width is in none."""
     return next((c for c in CLASSES if c >= width), 0)
 
 
@@ -98,9 +98,9 @@ def common_team(
 ) -> Team | None:
     """Return the team of batched networks of a class and with (d, d_y) `ends`.
 
-    It is that of very many networks, whatever their number: the order of a sum's terms depends on
-    the team, and a network's bits must not depend on the other networks. None where no team is
-    able.
+    The team is chosen for a large batch whatever the number of networks: the order of a sum's terms
+    depends on the team, and a network's bits must not depend on the other networks of its batch.
+    None if the kernel can train such networks by no team.
     """
     d, d_y = ends
     many = Packing([(d, width, width, d_y)] * (BATCH_NETWORKS * device.multiprocessors), dtype)
@@ -108,16 +108,16 @@ def common_team(
 
 
 def choose_team(packing: Packing, momentum: bool, device: Device) -> Team | None:
-    """Return the team expected to train these networks fastest; None where none is able."""
+    """Return the team expected to train these networks fastest; None if no team can."""
     able = teams(packing, momentum, device)
     return min(able, key=lambda team: step_cycles(packing, team, momentum, device), default=None)
 
 
 def teams(packing: Packing, momentum: bool, device: Device) -> Iterator[Team]:
-    """Yield the teams that can work on these networks, small groups of blocks first.
+    """Yield the teams that can train these networks, small groups of blocks first.
 
-    Of groups of which equally many fit on the device at once, with one or two blocks to a
-    multiprocessor, only the largest.
+    At one or two blocks per multiprocessor, only the largest of the group sizes that fit the
+    device equally often is considered.
     """
     most, unit = device.multiprocessors, tile(packing.dtype)
     for group in sorted({2 * most // n for n in range(2, 2 * most + 1)}):
@@ -132,7 +132,7 @@ def teams(packing: Packing, momentum: bool, device: Device) -> Iterator[Team]:
 
 
 def _threads(packing: Packing, group: int, parts: int) -> list[tuple[int, int]]:
-    """Return likely (threads of a warp group, warp groups): whole warps, or no idle thread."""
+    """Return candidate (threads per warp group, warp groups): whole warps, or no idle thread."""
     own, inner = Team(group, 0, parts).own(packing.widest), -(-packing.widest // parts)
     shared = range(own, min(own * inner, MAX_THREADS) + 1, own)
     whole = range(WARP, MAX_THREADS + 1, WARP)
@@ -151,7 +151,7 @@ def expected_step_seconds(
 ) -> float:
     """Return the expected time of one step of one network, in seconds.
 
-    All layers count as the widest.
+    Every layer is assumed to be as wide as the widest.
 
     Parameters
     ----------
@@ -162,9 +162,9 @@ def expected_step_seconds(
         Whether the optimiser keeps a velocity.
     device : Device
     zigzag : bool
-        Whether the zigzag kernel may train the network (not by Adam); it does wherever it is able.
+        Whether the zigzag kernel is allowed (false for Adam); it is used if it supports the widths.
     regression : bool
-        Whether the kernels evaluate the loss; otherwise CuPy does, after every step.
+        Whether the kernels evaluate the loss; otherwise CuPy evaluates it after every step.
     """
     dtype, ends = np.dtype(dtype), (widths[0], widths[-1])
     seconds = 0.0 if regression else EVALUATION_SECONDS
@@ -183,15 +183,16 @@ def expected_batch_step_seconds(
     zigzag: bool = True,
     regression: bool = True,
 ) -> float:
-    """Return the expected time of one step of each of some networks, in seconds.
+    """Return the expected time in which every network takes one step, in seconds.
 
-    Networks that are not trained in batches follow each other. So do the classes of widths of the
-    others, and each class takes as long as its deepest networks. One network is trained alone.
+    Networks that cannot be batched are trained one after the other. So are the classes of widths of
+    the batched ones, each of which takes as long as its deepest network. A single network is not
+    batched.
 
     Parameters
     ----------
     networks : sequence of tuple of int
-        The widths of each.
+        The widths of each network.
     dtype, momentum, device, zigzag, regression
         As for `expected_step_seconds`.
     """
@@ -221,7 +222,7 @@ def expected_batch_step_seconds(
 def _alone_cycles(
     width: int, ends: tuple[int, int], dtype: np.dtype, momentum: bool, device: Device
 ) -> float | None:
-    """Return the model's cycles of a layer's update of one network; None where no team is able."""
+    """Return the model's cycles of a layer update of a single network; None if no team can."""
     packing = Packing([(ends[0], width, width, ends[1])], dtype)
     team = choose_team(packing, momentum, device)
     return None if team is None else step_cycles(packing, team, momentum, device)
@@ -230,7 +231,7 @@ def _alone_cycles(
 def _two_pass_seconds(
     widths: tuple[int, ...], dtype: np.dtype, momentum: bool, device: Device
 ) -> float:
-    """Return the expected time of a step by two passes: one reads, one reads and writes."""
+    """Return the expected seconds of a two-pass step: pass 1 reads, pass 2 reads and writes."""
     weights = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
     traffic = (3 + 2 * momentum) * weights * dtype.itemsize
     bandwidth = device.memory_bytes_per_cycle * device.clock_hz
@@ -240,9 +241,9 @@ def _two_pass_seconds(
 def step_cycles(
     packing: Packing, team: Team, momentum: bool, device: Device, networks: int | None = None
 ) -> float:
-    """Return the model's cycles of the update of one layer of all networks.
+    """Return the model's cycles to update one layer of all networks.
 
-    Their number is that of the packing, or `networks` like its own.
+    `networks` overrides the number of networks in the packing.
     """
     networks = len(packing.widths) if networks is None else networks
     capacity = networks_at_once(packing, team, momentum, device)
@@ -260,16 +261,16 @@ def networks_at_once(packing: Packing, team: Team, momentum: bool, device: Devic
 
 
 def _update_cycles(packing: Packing, team: Team, networks: int, device: Device) -> float:
-    """Return the cycles of the update of one layer of `networks` resident networks.
+    """Return the cycles to update one layer of `networks` resident networks.
 
-    Blocks that share a multiprocessor work while others wait, and so does the memory: the busiest
-    of the three sets the pace.
+    Blocks that share a multiprocessor overlap each other's waits and memory transfers, so the
+    longest of instruction issue, latency and memory traffic determines the time.
     """
     blocks = networks * team.group
     neighbours = -(-blocks // device.multiprocessors)
     weights = networks * (packing.widest * tile(packing.dtype)) ** 2 * packing.dtype.itemsize
     one, narrow = _issue_cycles(packing, team, 1), min(packing.q, packing.d)
-    # Of two warp groups, the one that also updates the weights is the slower.
+    # The slower of two warp groups is the one that also updates the weights.
     both = 2 * narrow + (packing.q + packing.d) / 2
     share = 1.0 if team.warp_groups == 1 else 2 * narrow / both
     rounds, reading = _synchronisation(packing, team, blocks)
@@ -279,7 +280,7 @@ def _update_cycles(packing: Packing, team: Team, networks: int, device: Device) 
 
 
 class _IssueCycles(NamedTuple):
-    """Cycles in which a scheduler issues instructions: for tiles, and for the rest."""
+    """Cycles in which a scheduler issues instructions: for tiles, and for all other work."""
 
     tiles: float
     rest: float
@@ -306,12 +307,12 @@ def _issue_cycles(packing: Packing, team: Team, neighbours: int) -> _IssueCycles
 
 
 def _synchronisation(packing: Packing, team: Team, blocks: int) -> tuple[int, float]:
-    """Return how often a block waits for others, and the cycles of reading their results."""
+    """Return a block's waits for other blocks per update, and the cycles to read their results."""
     if team.group == 1:
         return 0, 0.0
     size = tile(packing.dtype) * exchanged_elements(packing) * packing.dtype.itemsize
     tiles = held_tiles(packing, team)
-    if team.parts > 1:  # first its partition of the partial sums
+    if team.parts > 1:  # also reads its partition of the partial sums
         tiles += team.own(packing.widest)
     rounds = 2 if team.parts > 1 else 1
     return rounds, size * tiles * max(1 / MULTIPROCESSOR_BYTES, blocks / CACHE_BYTES)

@@ -1,4 +1,4 @@
-"""Find the GPU that a device name means, and check that it can be used; errors name the remedy."""
+"""Find the GPU for a device name and check that it is usable; error messages name the remedy."""
 
 import math
 import re
@@ -13,16 +13,16 @@ from fastdln.utils import memory
 
 # CuPy, or NumPy in tests.
 ArrayModule = ModuleType
-# An array of that module: CuPy has no type hints.
+# An array of an `ArrayModule`: CuPy has no type hints.
 DeviceArray = Any
 
-# Compute capability from which asynchronous copies into shared memory exist (A100 and later).
+# Least compute capability with asynchronous copies into shared memory (A100 and later).
 OLDEST = (8, 0)
 # cudaErrorNoDevice.
 NO_DEVICE = 100
-# Share of the bandwidth given by the memory's clock that copies reach (H200: 4.3 of 4.9 TB/s).
+# Fraction of the theoretical memory bandwidth that copies reach (H200: 4.3 of 4.9 TB/s).
 COPY_SHARE = 0.88
-# Clock of an H100's multiprocessors under load, assumed where the driver names none.
+# Clock of an H100's multiprocessors under load, assumed if the driver reports none.
 H100_CLOCK_HZ = 1.98e9
 INSTALL = "pip install 'fastdln[cuda13]' (driver 580 or later) or 'fastdln[cuda12]'"
 
@@ -37,13 +37,13 @@ class Device:
     name : str
     multiprocessors : int
     shared_bytes : int
-        Most shared memory of one block, in bytes.
+        Maximum shared memory of one block, in bytes.
     shared_bytes_per_multiprocessor : int
     memory_bytes_per_cycle : float
-        Read from and written to the GPU's memory in one cycle of its multiprocessors; infinite
-        where the driver does not say.
+        Bytes read from or written to the GPU's memory in one cycle of its multiprocessors; infinite
+        if the driver does not report the memory's clock.
     clock_hz : float
-        Clock of the multiprocessors.
+        Clock rate of the multiprocessors.
     """
 
     ordinal: int
@@ -61,7 +61,7 @@ class Device:
 def available() -> bool:
     """Return whether there is a GPU that ``device="gpu"`` can use."""
     try:
-        # CuPy's warnings at its first import are for those who asked for a GPU.
+        # Suppress the warnings of CuPy's first import: the user may not have asked for a GPU.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             require_gpu("gpu")
@@ -122,7 +122,7 @@ def _count(cupy: ArrayModule, name: object) -> int:
             f"device {name!r} needs an NVIDIA driver, and none is loaded on this machine;"
             " CuPy is installed. Install the driver, or use device='cpu'"
         )
-    # Within a major version of CUDA an older driver runs what a newer toolkit compiled.
+    # Within a major version of CUDA an older driver runs code compiled by a newer toolkit.
     if driver // 1000 < needed // 1000:
         raise RuntimeError(
             f"device {name!r}: the NVIDIA driver is for CUDA {_version(driver)}, but the"
@@ -204,9 +204,9 @@ def on_device(device: Device) -> Iterator[ArrayModule]:
 
 
 def free_bytes(device: Device) -> int:
-    """Return the bytes that this process may still allocate on a GPU."""
+    """Return the bytes that this process can still allocate on a GPU."""
     with on_device(device) as cupy:
-        # Blocks that CuPy's pool holds unused are free too, though the driver counts them as used.
+        # Unused blocks of CuPy's pool are free, too; the driver counts them as used.
         return int(cupy.cuda.Device().mem_info[0] + cupy.get_default_memory_pool().free_bytes())
 
 

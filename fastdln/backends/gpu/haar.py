@@ -1,4 +1,4 @@
-"""Haar frames and normals on a GPU: the matrices of the CPU for the same seed, to rounding."""
+"""Sample Haar frames and normals on a GPU: for each seed the CPU's frames, to rounding."""
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -6,12 +6,12 @@ from numpy.typing import DTypeLike
 from fastdln.kernels.cuda.haar import form_frames, working_bytes
 from fastdln.kernels.cuda.random import fill_normals
 from fastdln.rng import stream_id
-from fastdln.utils import validation
+from fastdln.utils import arrays
 
 from .device import Device, DeviceArray, free_bytes, on_device, require_memory
 from .launcher import Launcher
 
-# Share of the free memory that one chunk of a batch may take beside the result.
+# Fraction of free memory that one chunk of a batch may use as working memory.
 WORKING_SHARE = 0.5
 
 
@@ -27,13 +27,13 @@ def haar_batch(
     special: bool = False,
     out: DeviceArray | None = None,
 ) -> DeviceArray:
-    """Return (count, n, p) Haar frames on the GPU, number j from stream (kind, first + j).
+    """Return `count` Haar frames on the GPU, frame j drawn from stream (kind, first + j).
 
     Parameters
     ----------
     device : Device
     key, kind, first : int
-        The seed's key, and the streams of the frames as for `fastdln.backends.cpu.haar.haar_batch`.
+        Key and streams, as for `fastdln.backends.cpu.haar.haar_batch`.
     count, n, p : int
     dtype : {"float64", "float32"}
     special : bool
@@ -48,9 +48,9 @@ def haar_batch(
     Raises
     ------
     MemoryError
-        If result and working memory of one frame do not fit on the GPU.
+        If the result and the working memory of one frame do not fit on the GPU.
     """
-    dtype = validation.float_dtype(dtype)
+    dtype = arrays.float_dtype(dtype)
     stream_id(kind, first + max(count, 1) - 1)
     stream = stream_id(kind, first)
     each = working_bytes(n, p, dtype)
@@ -79,9 +79,9 @@ def standard_normal(
 ) -> DeviceArray:
     """Return normals number `first`, `first` + 1, … of a stream on the GPU, in C order.
 
-    Bit for bit those of `fastdln.rng.standard_normal`.
+    The bits are those of `fastdln.rng.standard_normal`.
     """
-    dtype = validation.float_dtype(dtype)
+    dtype = arrays.float_dtype(dtype)
     size = int(np.prod(shape, dtype=np.int64))
     require_memory(device, size * dtype.itemsize, f"drawing {size:,} normals", "draw fewer")
     with on_device(device) as cupy:
@@ -91,10 +91,10 @@ def standard_normal(
 
 
 def drawing_bytes(widths: tuple[int, ...], dtype: np.dtype) -> int:
-    """Return the most bytes on the GPU that drawing a network takes beside the network itself.
+    """Return the maximum working memory, in GPU bytes, for drawing a network.
 
-    They are those of one layer: for an orthogonal one its frame, the working memory of the frame,
-    and the scaled copy.
+    Layers are drawn one by one: the maximum is that of an orthogonal layer's frame, the frame's
+    working memory and the scaled copy.
     """
     m = max(widths[1:-1], default=1)
     frame = working_bytes(m, m, dtype) + 2 * m * m * dtype.itemsize

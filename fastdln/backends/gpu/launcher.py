@@ -1,4 +1,4 @@
-"""Launch kernels on the current GPU and stream, with grids and arguments checked."""
+"""Check grids and arguments of kernels, and launch the kernels on the current GPU and stream."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,15 +17,15 @@ from .device import ArrayModule, Device, DeviceArray
 # A kernel of CuPy, which has no type hints.
 Kernel = Any
 
-# Bytes of shared memory that a kernel may have without setting an attribute.
+# Shared memory, in bytes, up to which a kernel needs no attribute set.
 DEFAULT_SHARED = 48 * 1024
 # Percentage of a multiprocessor's on-chip memory to use as shared memory rather than cache.
 ALL_SHARED = 100
 MAX_GRID_ROWS = 65_535
 WARP = 32
-# Element types of a kernel's arrays beside its own: losses and problems, tables, indices, counters.
+# Element types of a kernel's other arrays: losses and problems, tables, indices, counters.
 COMMON_DTYPES = tuple(np.dtype(name) for name in ("float64", "int64", "int32", "uint32"))
-# Registers of a thread with which two blocks of 256 threads fit on a multiprocessor.
+# Registers per thread at which two blocks of 256 threads fit on a multiprocessor.
 FEW_REGISTERS = 128
 
 
@@ -38,7 +38,7 @@ def launcher_on(device_name: str, dtype: DTypeLike) -> "Launcher":
 
 
 class Launcher:
-    """Launches kernels of one element type on one GPU, and does not wait for them.
+    """Launch kernels of one element type on one GPU, asynchronously.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Launcher:
     xp : module
         CuPy.
     two_pass_threads : int
-        Threads of a block of the two-pass kernels.
+        Threads per block of the two-pass kernels.
     """
 
     two_pass_threads = 256
@@ -59,25 +59,25 @@ class Launcher:
         self.xp: ArrayModule = cupy
 
     def here(self) -> AbstractContextManager[ArrayModule]:
-        """Return a context in which the GPU is the current one."""
+        """Return a context manager that makes the GPU the current one."""
         return gpu.on_device(self.device)
 
     def free_bytes(self) -> int:
-        """Return the bytes that may still be allocated on the GPU."""
+        """Return the bytes that can still be allocated on the GPU."""
         return gpu.free_bytes(self.device)
 
     def synchronize(self) -> None:
-        """Wait for everything queued on the current stream."""
+        """Wait for all work queued on the current stream."""
         self.xp.cuda.get_current_stream().synchronize()
 
     def out_of_memory(self) -> type[BaseException]:
-        """Return the exception that CuPy raises where an allocation does not fit."""
+        """Return the type of CuPy's exception for a failed allocation."""
         return self.xp.cuda.memory.OutOfMemoryError
 
     def recorded(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Record the kernels of `work` in a CUDA graph; return the function that launches it.
+        """Record the kernels of `work` in a CUDA graph; return a function that launches the graph.
 
-        All of them must have run before: a kernel cannot be compiled while recording.
+        Every kernel must have run before: kernels cannot be compiled while recording.
         """
         stream = self.xp.cuda.Stream(non_blocking=True)
         self.synchronize()
@@ -106,7 +106,7 @@ class Launcher:
     def zigzag(
         self, constants: Constants, blocks: int, threads: int, shared: int, parameters: Parameters
     ) -> None:
-        """Launch the zigzag kernel; blocks that wait for each other are resident all at once."""
+        """Launch the zigzag kernel; a grid of groups of blocks must be resident as a whole."""
         warp_groups = dict(constants)["WARP_GROUPS"]
         if warp_groups > 1 and threads % (warp_groups * WARP):
             raise ValueError(
@@ -115,7 +115,7 @@ class Launcher:
         kernel, grouped = self._zigzag_kernel(constants, threads, shared)
         if grouped:
             capacity = self.resident_blocks(kernel, threads, shared)
-            # CuPy would shrink the grid with a warning, and the remaining blocks would deadlock.
+            # CuPy would shrink the grid with a warning, and the launched blocks would deadlock.
             if blocks > capacity:
                 raise ValueError(
                     f"{blocks} blocks that synchronise do not fit: the GPU holds {capacity}"
@@ -123,12 +123,12 @@ class Launcher:
         kernel((blocks,), (threads,), self._checked(parameters), shared_mem=shared)
 
     def zigzag_capacity(self, constants: Constants, threads: int, shared: int) -> int:
-        """Return the number of blocks of the zigzag kernel that are resident at the same time."""
+        """Return the maximum number of simultaneously resident blocks of the zigzag kernel."""
         kernel, _ = self._zigzag_kernel(constants, threads, shared)
         return self.resident_blocks(kernel, threads, shared)
 
     def resident_blocks(self, kernel: Kernel, threads: int, shared: int) -> int:
-        """Return the number of blocks of a kernel that are resident at the same time."""
+        """Return the maximum number of simultaneously resident blocks of a kernel."""
         from cupy_backends.cuda.api import driver
 
         each = driver.occupancyMaxActiveBlocksPerMultiprocessor(kernel.kernel.ptr, threads, shared)
@@ -185,15 +185,15 @@ class Launcher:
         )
         if shared > DEFAULT_SHARED:
             kernel.max_dynamic_shared_size_bytes = shared
-            # Otherwise the driver may keep so much as cache that two blocks do not fit.
+            # Otherwise the driver may reserve too much memory as cache for two blocks to fit.
             kernel.preferred_shared_memory_carveout = ALL_SHARED
         return kernel
 
     def _checked(self, parameters: Parameters) -> tuple[np.ndarray]:
-        """Return the kernel's one argument, a struct; check the arrays that it points to.
+        """Check the arrays of `parameters`; return the kernel's only argument, a struct.
 
-        They are on this GPU, with contiguous rows, of the kernels' dtypes. CuPy passes a NumPy
-        array of size one by value.
+        Arrays must be on this GPU, have contiguous rows and one of the kernels' dtypes. The struct
+        is a NumPy array of size one, which CuPy passes by value.
         """
         for value in parameters.arrays():
             if not isinstance(value, self.xp.ndarray):
@@ -210,12 +210,12 @@ class Launcher:
 
 
 def max_registers(threads: int) -> int:
-    """Return the registers that each thread of a block of this size can have."""
+    """Return the maximum registers per thread for a block of `threads` threads."""
     return min(255, 65_536 // max(threads, WARP) // 8 * 8)
 
 
 def _leading(batch: DeviceArray) -> tuple[int, bool]:
-    """Return the elements between rows, or between columns, and whether columns are contiguous."""
+    """Return the non-contiguous axis's stride in elements, and whether columns are contiguous."""
     _, rows, columns = batch.shape
     itemsize = batch.dtype.itemsize
     _, row, column = batch.strides

@@ -1,4 +1,4 @@
-"""Bring workloads to a GPU: the groups of arrays that kernels take, layers, and memory checks."""
+"""Load workloads onto a GPU: kernel arguments, layers, and checks of memory."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -18,7 +18,7 @@ SMALLER = "use a smaller width, depth or dtype"
 
 
 def motion_of(workload: Workload) -> Motion:
-    """Return the zigzag kernel's constants of gradient descent for a network."""
+    """Return a network's constants of gradient descent for the zigzag kernel."""
     rates = workload.rates
     return Motion(
         rates.step_sizes, rates.weight_decays, rates.decay_factor, workload.optimizer.momentum
@@ -26,13 +26,13 @@ def motion_of(workload: Workload) -> Motion:
 
 
 def regression_problem(objective: ReducedRegression) -> Problem:
-    """Return a reduced regression as the kernels take it."""
+    """Return a reduced regression as the kernels' `Problem`."""
     scale = np.broadcast_to(objective.scale, objective.target.shape)
     return Problem(np.ascontiguousarray(scale), objective.target, objective.constant)
 
 
 def minibatch_samples(objective: ReducedObjective, workloads: Sequence[Workload]) -> Samples | None:
-    """Return the samples that the minibatches of `workloads`, all of one size, are taken from.
+    """Return the samples from which `workloads` take minibatches, all of one size.
 
     None for full-batch workloads, and where gradients are formed outside the kernel.
     """
@@ -46,7 +46,7 @@ def minibatch_samples(objective: ReducedObjective, workloads: Sequence[Workload]
 def load_layers(
     launcher: Launcher, layers: Iterable[Layer], destination: Callable[[int], DeviceArray]
 ) -> None:
-    """Write layers, one by one, to their destinations on the GPU."""
+    """Write layers one by one to their destinations on the GPU."""
     for i, layer in enumerate(layers):
         destination(i)[...] = launcher.xp.asarray(formed(layer), dtype=launcher.dtype)
 
@@ -58,7 +58,7 @@ def require_memory(launcher: Launcher, widths: tuple[int, ...], needed: int) -> 
 
 
 def allocation_failed(launcher: Launcher, widths: tuple[int, ...]) -> MemoryError:
-    """Return the error for a network that should have fitted, but an allocation of it failed."""
+    """Return the error for a failed allocation of a network that was expected to fit."""
     free = launcher.free_bytes()
     return MemoryError(
         f"{_description(launcher, widths)} ran out of memory with {free:,} bytes"

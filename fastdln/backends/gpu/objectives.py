@@ -1,4 +1,4 @@
-"""Evaluate the objectives of this package on the GPU, without a copy to the host.
+"""Evaluate the package's objectives on the GPU, without copies to the host.
 
 The formulas are those of `fastdln.objectives.regression`, `fastdln.objectives.logistic` and
 `fastdln.objectives.sensing`, for arrays of CuPy (in tests of NumPy). A user's own objective is
@@ -26,7 +26,7 @@ class DeviceObjective(Protocol):
         ...
 
     def batch_gradient(self, M: DeviceArray, samples: DeviceArray) -> DeviceArray:
-        """Return the gradient's unbiased estimate from the samples of these indices."""
+        """Return an unbiased estimate of the gradient from the samples with these indices."""
         ...
 
 
@@ -123,8 +123,8 @@ class _Restricted:
         return self._whole.batch_gradient(M @ self._basis.T, samples) @ self._basis
 
 
-# Exact types: a class derived from one of these may define another loss. The problem's type varies
-# with the entry, hence Any.
+# Looked up by exact type: a subclass may define another loss. `Any` because the problem's type
+# depends on the entry.
 _KINDS: dict[type, Callable[[ArrayModule, Any], DeviceObjective]] = {
     Regression: lambda xp, problem: _LeastSquares(xp, problem.X, problem.Y),
     Logistic: _CrossEntropy,
@@ -134,7 +134,7 @@ _KINDS: dict[type, Callable[[ArrayModule, Any], DeviceObjective]] = {
 
 
 def objective_on_gpu(xp: ArrayModule, objective: ReducedObjective) -> DeviceObjective | None:
-    """Return the counterpart of an objective for arrays on the GPU; None where it has none."""
+    """Return an objective's counterpart for arrays on the GPU, or None if there is none."""
     if type(objective) is ReducedRegression:
         return _LeastSquares(xp, *objective.samples)
     if not isinstance(objective, RestrictedObjective):

@@ -1,4 +1,4 @@
-"""Choose how many steps one launch of the zigzag kernel takes."""
+"""Choose the number of steps per launch of the zigzag kernel from measured times."""
 
 import logging
 import time
@@ -16,12 +16,12 @@ from .launcher import Launcher
 
 log = logging.getLogger("fastdln")
 
-# Indices of minibatches that are sent to the GPU at a time.
+# Maximum number of minibatch indices copied to the GPU per launch.
 MAX_INDICES = 1 << 22
 
 
 class Launch(NamedTuple):
-    """What `Batch.advance` is told of a launch: goals, seconds, and indices of minibatches."""
+    """A launch's arguments for `Batch.advance`: goals, seconds, and minibatch indices."""
 
     goals: np.ndarray
     seconds: float
@@ -29,7 +29,7 @@ class Launch(NamedTuple):
 
 
 class LaunchPacer:
-    """Plans the launches of a batch so that each takes about `SPAN_SECONDS`.
+    """Plan the launches of a batch so that each takes about `SPAN_SECONDS`.
 
     Parameters
     ----------
@@ -38,13 +38,13 @@ class LaunchPacer:
     schedules : sequence of Minibatches or None
         The minibatches of each network; None is full-batch.
     max_indices : int
-        Indices of minibatches that one launch may read.
+        Maximum number of minibatch indices per launch.
 
     Attributes
     ----------
     at_once : int
-        Most networks of one launch: where groups of blocks synchronise, all of them have to be
-        resident on the GPU.
+        Maximum number of networks per launch: groups of blocks synchronise, so all blocks of a
+        launch must be resident on the GPU at the same time.
     """
 
     def __init__(
@@ -77,21 +77,21 @@ class LaunchPacer:
             # Deeper networks take fewer steps, so that all finish the launch at the same time.
             steps = np.maximum(self._updates // batch.depths[active], 1)
             goals = np.minimum(goals, before + np.minimum(steps, self._most_steps(len(active))))
-        # Single blocks read the clock themselves; where they run in waves, each has its part.
+        # Networks of one block stop by the GPU's clock; waves of blocks divide the span's time.
         waves = -(-len(active) // self._capacity)
         return Launch(goals, SPAN_SECONDS / waves, self._indices(active, before, goals))
 
     def finish(self, active: np.ndarray) -> np.ndarray:
-        """Wait for the planned launch and measure it; return the steps taken by all networks."""
+        """Wait for the planned launch and record its time; return every network's step."""
         self._launcher.synchronize()
         seconds, reached = time.perf_counter() - self._start, self._batch.steps_taken()
-        # Count steps taken rather than asked for: networks end early, and goals are cut.
+        # Count the steps taken, not the planned ones: networks end early, and goals are clipped.
         taken = (reached[active] - self._before) * self._batch.depths[active]
         self._updates = next_span(self._updates, int(taken.max()), seconds)
         return reached
 
     def _most_steps(self, networks: int) -> int:
-        """Return the steps of each network whose indices fit in one launch."""
+        """Return the steps per network for which all minibatch indices fit in one launch."""
         if not self._batch.size:
             return self._batch.limit
         return max(self._max_indices // (self._batch.size * networks), 1)

@@ -26,22 +26,22 @@ from .loading import (
 )
 from .pacing import LaunchPacer
 
-# Most layers for which the kernels of a step are recorded in one CUDA graph.
+# Maximum depth at which the kernels of a step are recorded in one CUDA graph.
 MAX_RECORDED = 4096
 
 
 class PackedChain(Protocol):
     """A network on the GPU and the kernels that train it.
 
-    Either the kernels evaluate the loss, and `advance` takes many steps; or it is evaluated
-    outside, and `begin`, `put_gradient` and `take_step` are queued one by one.
+    If the kernels evaluate the loss, `advance` takes many steps. If the caller evaluates it,
+    `begin`, `put_gradient` and `take_step` queue single steps.
     """
 
     name: str
     depth: int
 
     def advance(self, step: int, goal: int) -> tuple[int, np.ndarray]:
-        """Take one span of steps, to `goal` at most; return the step and the losses from `step`."""
+        """Take one span of steps, at most to `goal`; return the step and the losses from `step`."""
         ...
 
     def begin(self) -> None:
@@ -49,7 +49,7 @@ class PackedChain(Protocol):
         ...
 
     def take_step(self, step: int) -> None:
-        """Queue the step number `step`, from 0, and the formation of M after it."""
+        """Queue step number `step`, counted from 0, and the formation of M after it."""
         ...
 
     def end_to_end(self) -> DeviceArray:
@@ -57,11 +57,11 @@ class PackedChain(Protocol):
         ...
 
     def put_gradient(self, G: DeviceArray | np.ndarray, step: int) -> None:
-        """Set ``∂ℓ/∂M`` for the step number `step`, from 0."""
+        """Set ``∂ℓ/∂M`` for step number `step`, counted from 0."""
         ...
 
     def stop_where(self, stop: DeviceArray) -> None:
-        """Let all steps queued from now on change nothing where the boolean `stop` is true."""
+        """Make all steps queued from now on change nothing if the boolean `stop` is true."""
         ...
 
     def layer(self, index: int) -> np.ndarray:
@@ -69,7 +69,7 @@ class PackedChain(Protocol):
         ...
 
     def state_array(self, number: int, index: int) -> DeviceArray:
-        """Return a layer's part of the optimiser's array `number`, as a view."""
+        """Return a view of a layer in the optimiser's array `number`."""
         ...
 
 
@@ -81,7 +81,7 @@ class ZigzagChain:
     launcher : Launcher
     workload : Workload
     objective : ReducedRegression or None
-        Evaluated by the kernel; None where gradients come from outside.
+        Objective that the kernel evaluates; None if the caller sets gradients.
     """
 
     name = "zigzag"
@@ -149,10 +149,10 @@ class ZigzagChain:
 
 
 class TwoPassChain:
-    """A network trained by one kernel a layer and pass.
+    """A network trained by the two-pass kernels, one launch per layer and pass.
 
-    Where d < d_y the chain is stored transposed and back to front, so that products have as few
-    rows as they can.
+    If d < d_y the chain is stored transposed and in reverse order, so that products have as few
+    rows as possible.
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ class TwoPassChain:
         self._net.evaluate(self._scale, self._target)
 
     def _queue(self, work: Callable[[], None]) -> None:
-        """Queue the kernels of `work`, the same at every call: recorded once, then one launch."""
+        """Queue the kernels of `work`, the same at every call: record them once as a graph."""
         if self._graph is not None:
             self._graph()
             return
@@ -260,7 +260,7 @@ class TwoPassChain:
         return self._oriented(self._net.layer(self._stored(index)))
 
     def _stored(self, index: int) -> int:
-        """Return the place of layer `index` in the stored chain."""
+        """Return the position of layer `index` in the stored chain."""
         return self._net.depth - 1 - index if self._transposed else index
 
     def _oriented(self, matrix: DeviceArray) -> DeviceArray:

@@ -28,15 +28,15 @@ from .packed_chain import PackedChain, TwoPassChain, ZigzagChain
 class GpuTrainer(RecordedTrainer):
     """A `fastdln.backends.interface.Trainer` on a GPU.
 
-    The loss is evaluated where it is cheapest: a regression by the training kernels, another
-    objective of this package by CuPy on the GPU, and the user's own on the host.
+    The training kernels evaluate a regression, CuPy the package's other objectives on the GPU, and
+    the host a user's own objective.
 
     Parameters
     ----------
     workload : Workload
-        Its kernel ``"auto"`` is zigzag wherever that is able.
+        Its kernel ``"auto"`` selects zigzag if zigzag supports the network, else two-pass.
     launcher : Launcher
-        Of the GPU and the workload's dtype.
+        Launcher for the GPU and the workload's dtype.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class GpuTrainer(RecordedTrainer):
     MemoryError
         If the network does not fit on the GPU; the message names the bytes.
     ValueError
-        If the workload's kernel is ``"zigzag"`` and that cannot train it.
+        If the workload's kernel is ``"zigzag"`` and zigzag does not support the network.
     """
 
     def __init__(self, workload: Workload, launcher: Launcher):
@@ -59,7 +59,7 @@ class GpuTrainer(RecordedTrainer):
             kind = ZigzagChain if _uses_zigzag(workload, launcher) else TwoPassChain
             self.kernel = kind.name
             objective = workload.objective
-            # The two-pass kernels evaluate the full batch only.
+            # The two-pass kernels evaluate only full-batch gradients.
             fused = workload.schedule is None or kind is ZigzagChain
             regression = objective if fused and isinstance(objective, ReducedRegression) else None
             self._fused = regression is not None
@@ -113,7 +113,7 @@ class GpuTrainer(RecordedTrainer):
     def view(self) -> TrainingView:
         """Return a read-only view of the network at this step, valid until the next `advance`.
 
-        Layers are copied to the host when first asked for.
+        Layers are copied to the host at first access.
         """
         chain, step = self._network, self.step
         return TrainingView(
@@ -121,7 +121,7 @@ class GpuTrainer(RecordedTrainer):
         )
 
     def trained_layers(self) -> Callable[[int], np.ndarray]:
-        """Return a function from an index to that trained layer, on the host; ends the training."""
+        """End the training; return a function from an index to that trained layer on the host."""
         chain = self._network
         layers = [chain.layer(i) for i in range(chain.depth)]
         self._chain = None
@@ -152,7 +152,7 @@ class GpuTrainer(RecordedTrainer):
             self._network.put_gradient(G, self.step)
 
     def _advance_queued(self, goal: int) -> None:
-        """Queue a span of steps, each with its loss and gradient, and read the losses after it."""
+        """Queue a span of steps, each with its loss and gradient; then read all losses at once."""
         start, count = time.perf_counter(), min(self._span, goal - self.step)
         if self.step < 0:
             self._network.begin()
@@ -173,9 +173,9 @@ class GpuTrainer(RecordedTrainer):
         self._span = next_span(self._span, count, time.perf_counter() - start)
 
     def _queue_evaluation(self, step: int) -> None:
-        """Queue the loss of a step and the gradient for the next.
+        """Queue the evaluation of a step's loss and of the gradient for the next step.
 
-        Where the loss has converged or diverged, the steps queued after it change nothing.
+        If the loss has converged or diverged, the steps queued after it change nothing.
         """
         xp, chain, evaluator = self._launcher.xp, self._network, self._evaluator
         assert evaluator is not None
