@@ -1,16 +1,17 @@
 """The program ``fastdln``: each command checks its arguments, calls the library and prints."""
 
 import functools
+import io
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastdln.command_options import with_run_options
-from fastdln.sweeps.axes import INITS
-from fastdln.sweeps.grid import AXES
+from fastdln.command_options import SuggestingCommand, with_run_options
+from fastdln.config import SWEPT_INITS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,6 +43,10 @@ DeviceOption = Annotated[str, typer.Option("--device", help="cpu, gpu, gpu:1 …
 
 def main() -> None:
     """Run the command line; the entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe on Windows may not encode every character of a report.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app(prog_name="fastdln")
 
 
@@ -117,7 +122,7 @@ def _add_figure(name: str, help: str) -> None:
         files = draw(preset, output, device=device, progress=not quiet, say=typer.echo)
         typer.echo(f"wrote {', '.join(map(str, files))}")
 
-    app.command(name, help=help)(guarded(command))
+    app.command(name, help=help, cls=SuggestingCommand)(guarded(command))
 
 
 _add_figure(
@@ -128,7 +133,7 @@ _add_figure(
 )
 
 
-@app.command()
+@app.command(cls=SuggestingCommand)
 @guarded
 @with_run_options()
 def train(
@@ -149,9 +154,10 @@ def train(
     if save is not None:
         _check_directory(save, "the network")
     result = run(_problem(data), width=widths[0] if len(widths) == 1 else widths, **options)
+    if save is not None:
+        result.save(save)  # before anything is printed: standard output may be closed
     typer.echo(_report(result))
     if save is not None:
-        result.save(save)
         typer.echo(f"wrote {save}")
     if plot is not None:
         from fastdln import plot as plots
@@ -160,15 +166,15 @@ def train(
         typer.echo(f"wrote {plot}")
 
 
-@app.command()
+@app.command(cls=SuggestingCommand)
 @guarded
-@with_run_options(without=AXES)
+@with_run_options(axes=False)
 def sweep(
     options: dict[str, Any],
     store: Annotated[Path, typer.Argument(help="Directory for the results (Zarr)")],
     widths: Annotated[str, typer.Option("--widths", help="As 10,50,100 or 100:500:100")],
     depths: Annotated[str, typer.Option("--depths", help="As 1,10,100 or 10:100:10")],
-    inits: Annotated[str, typer.Option("--inits", help="Initialisations")] = ",".join(INITS),
+    inits: Annotated[str, typer.Option("--inits", help="Initialisations")] = ",".join(SWEPT_INITS),
     seeds: Annotated[str, typer.Option("--seeds", help="As 0 or 0:9")] = "0",
     record: Annotated[
         str | None, typer.Option("--record-steps", help="Steps whose loss is kept")
@@ -197,7 +203,7 @@ def sweep(
     typer.echo(f"{_summary(dataset)}; results in {store}")
 
 
-@app.command()
+@app.command(cls=SuggestingCommand)
 @guarded
 def plot(
     store: Annotated[Path, typer.Argument(help="Results of a sweep (Zarr)")],
@@ -231,7 +237,7 @@ def plot(
     typer.echo(f"wrote {output}")
 
 
-@app.command()
+@app.command(cls=SuggestingCommand)
 @guarded
 def info() -> None:
     """Print versions, processor, kernels chosen and why, memory, BLAS and GPU (or why none)."""
@@ -324,5 +330,7 @@ def _check_figure_name(path: Path) -> None:
 
 
 def _check_directory(path: Path, what: str) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory, not a file for {what}")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no directory {path.parent} for {what} {path.name}")

@@ -8,15 +8,41 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from fastdln.config import Option, TrainConfig, details
+from fastdln.utils import validation
 
 # Defaults of the command line that differ from `TrainConfig`'s.
 DEFAULTS = {"device": "auto"}
 
 
+class SuggestingCommand(TyperCommand):
+    """A command that suggests the option meant by an unknown one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; raises Click's error for an unknown option."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            # Click's NoSuchOption, which Typer brings from different places.
+            if not hasattr(error, "possibilities"):
+                raise
+            flags = {
+                flag.removeprefix("--").replace("-", "_"): flag
+                for parameter in self.params
+                for flag in parameter.opts
+                if flag.startswith("--")
+            }
+            given = str(vars(error)["option_name"]).lstrip("-").replace("-", "_")
+            meant = validation.nearest(given, flags)
+            if meant is not None:
+                error.possibilities = [flags[meant]]
+            raise
+
+
 def with_run_options(
-    *, without: tuple[str, ...] = (), config: type[TrainConfig] = TrainConfig
+    *, axes: bool = True, config: type[TrainConfig] = TrainConfig
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command: add every option of a run.
 
@@ -24,15 +50,15 @@ def with_run_options(
 
     Parameters
     ----------
-    without : tuple of str
-        Options that the command does not have, or declares itself.
+    axes : bool
+        Whether the command has the options of which a sweep takes several values.
     config : type
         `TrainConfig`, or a subclass with more options.
     """
     fields = [
         field
         for field in dataclasses.fields(config)
-        if details(field).command_line and field.name not in without
+        if details(field).command_line and (axes or not details(field).axis)
     ]
     types = typing.get_type_hints(config, localns={"Seed": int})
     added = [_parameter(field, types[field.name]) for field in fields]

@@ -6,14 +6,13 @@ options from `TrainConfig`. To add an option, add a field here and read it where
 
 import dataclasses
 import functools
+import numbers
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import numpy as np
-
-from fastdln.utils import arrays, validation
+from fastdln.utils import validation
 
 if TYPE_CHECKING:
     from fastdln.rng import Seed  # imports Numba, which the command line must not load
@@ -26,6 +25,9 @@ INITS = (
     "zero_asymmetric",
     "near_identity",
 )
+# The initialisations and the seeds of a sweep that names none.
+SWEPT_INITS = ("gaussian", "orthogonal")
+SWEPT_SEEDS = (0,)
 OPTIMIZERS = ("gd", "adam")
 METHODS = ("auto", "reduced", "dense")
 KERNELS = ("auto", "two-pass", "zigzag")
@@ -84,9 +86,26 @@ def choice(default: str | None, choices: tuple[str, ...], help: str, **details: 
 
 def check_width(name: str, value: Any) -> int | tuple[int, ...]:
     """Return one width, or the width of every hidden layer."""
-    if np.ndim(value) == 0:
+    if isinstance(value, str) or not (isinstance(value, Sequence) or _is_array(value)):
         return validation.positive_integer(name, value)
     return tuple(validation.positive_integer(f"{name}[{i}]", m) for i, m in enumerate(value))
+
+
+def check_seed(name: str, value: Any) -> Any:
+    """Return a seed: a number, a tuple of numbers, or an object of NumPy as it is.
+
+    It may be a generator, from which the run itself draws (`fastdln.rng.seed_key`).
+    """
+    if isinstance(value, numbers.Number) or validation.is_bool(value) or isinstance(value, str):
+        return validation.non_negative_integer(name, value)
+    if isinstance(value, Sequence) or _is_array(value):
+        return tuple(validation.non_negative_integer(f"every {name}", v) for v in value)
+    return value
+
+
+def _is_array(value: Any) -> bool:
+    """Return whether a value is an array of one axis; NumPy need not be imported for that."""
+    return len(getattr(value, "shape", ())) == 1
 
 
 def check_momentum(name: str, value: Any) -> float:
@@ -99,9 +118,17 @@ def check_momentum(name: str, value: Any) -> float:
 
 def check_switch(name: str, value: Any) -> bool:
     """Return True or False."""
-    if not isinstance(value, bool | np.bool_):
+    if not validation.is_bool(value):
         raise TypeError(f"{name} must be True or False, not {value!r}")
     return bool(value)
+
+
+def check_rank_tolerance(name: str, value: Any) -> float:
+    """Return a relative tolerance, in (0, 1)."""
+    tolerance = validation.positive_number(name, value)
+    if tolerance >= 1:
+        raise ValueError(f"{name} must be greater than 0 and less than 1, not {tolerance}")
+    return tolerance
 
 
 def check_tolerance(name: str, value: Any) -> float:
@@ -114,7 +141,9 @@ def check_tolerance(name: str, value: Any) -> float:
 
 def check_dtype(name: str, value: Any) -> str:
     """Return the name of a floating-point dtype."""
-    return str(arrays.float_dtype(value).name)
+    from fastdln.utils.arrays import float_dtype  # with NumPy, which --help does without
+
+    return str(float_dtype(value).name)
 
 
 def check_device_name(name: str, value: Any) -> str:
@@ -126,7 +155,9 @@ def check_device_name(name: str, value: Any) -> str:
         found = re.sub(r"^cuda(?=$|:)", "gpu", value)
         if found in ("auto", "cpu") or re.fullmatch(r"gpu(:\d+)?", found):
             return found
-    raise ValueError(f"{name} must be 'cpu', 'gpu', 'gpu:N' or 'auto', not {value!r}")
+    known = ("cpu", "gpu", "cuda", "auto")
+    near = validation.suggestion(value, known) if isinstance(value, str) else ""
+    raise ValueError(f"{name} must be 'cpu', 'gpu', 'gpu:N' or 'auto', not {value!r}{near}")
 
 
 @dataclass(frozen=True)
@@ -185,7 +216,7 @@ class TrainConfig:
         check=validation.positive_integer,
         recorded="always",
     )
-    seed: "Seed" = option(0, "Seed of the network", axis=True)
+    seed: "Seed" = option(0, "Seed of the network", check=check_seed, axis=True)
     dtype: Any = option(
         None,
         "Precision of the weights",
@@ -202,6 +233,7 @@ class TrainConfig:
     rank_tolerance: float | None = option(
         None,
         "Tolerance of a given network's subspaces",
+        check=check_rank_tolerance,
         recorded="never",
         command_line=False,
     )
@@ -211,7 +243,7 @@ class TrainConfig:
     resumable: bool = option(
         False,
         "Keep the state of the optimiser",
-        check=lambda name, value: bool(value),
+        check=check_switch,
         recorded="never",
         command_line=False,
     )
@@ -240,8 +272,18 @@ class TrainConfig:
         return cls(**{name: arguments[name] for name in cls.names()})
 
     @classmethod
-    def from_options(cls, function: str, options: dict[str, Any]) -> Self:
+    def from_options(
+        cls, function: str, options: dict[str, Any], arguments: Iterable[str] | None = None
+    ) -> Self:
         """Return the options that a function was given as keywords.
+
+        Parameters
+        ----------
+        function : str
+            Its name.
+        options : dict
+        arguments : iterable of str, optional
+            All names that may be suggested; None means those of the options.
 
         Raises
         ------
@@ -250,7 +292,7 @@ class TrainConfig:
         """
         for name in options:
             if name not in cls.names():
-                hint = validation.suggestion(name, cls.names())
+                hint = validation.suggestion(name, cls.names() if arguments is None else arguments)
                 raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
         return cls(**options)
 

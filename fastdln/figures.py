@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastdln.config import TrainConfig, check_device_name
-from fastdln.sweeps.axes import INITS, SEEDS
+from fastdln.config import SWEPT_INITS, SWEPT_SEEDS, TrainConfig, check_device_name
 from fastdln.sweeps.cell_runs import CellRuns
 from fastdln.sweeps.grid import Cell, Grid
 from fastdln.sweeps.progress import duration
@@ -204,7 +203,7 @@ def _sweep(runs: CellRuns, preset: Preset, store: Path, given: Arguments) -> "xr
         runs.problem,
         preset.widths,
         preset.depths,
-        INITS,
+        SWEPT_INITS,
         steps=preset.steps,
         record_steps=preset.record_steps,
         store=store,
@@ -219,7 +218,7 @@ def _announcement(title: str, preset: Preset, store: Path, runs: CellRuns, given
     """Return a line with the networks to train and, for this machine's CPU, the estimated time."""
     grid = _grid(preset)
     pending = _pending(grid, store)
-    total = len(INITS) * len(grid.width) * len(grid.depth)
+    total = len(SWEPT_INITS) * len(grid.width) * len(grid.depth)
     parts = [
         f"{title}: {total} networks, widths {grid.width[0]} to {grid.width[-1]:,},"
         f" depths {grid.depth[0]} to {grid.depth[-1]:,}, {preset.steps:,} steps"
@@ -235,7 +234,7 @@ def _announcement(title: str, preset: Preset, store: Path, runs: CellRuns, given
 
 
 def _grid(preset: Preset) -> Grid:
-    return Grid(INITS, preset.widths, preset.depths, SEEDS, preset.record_steps)
+    return Grid(SWEPT_INITS, preset.widths, preset.depths, SWEPT_SEEDS, preset.record_steps)
 
 
 def _pending(grid: Grid, store: Path) -> list[Cell]:

@@ -1,15 +1,19 @@
 """A deep linear network: its normalised weights, input first."""
 
+import contextlib
 import itertools
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastdln.utils import arrays, validation
+
+# Arrays beside the layers that `fastdln.TrainResult.save` keeps: its attributes of these names.
+RUN_ARRAYS = ("loss", "learning_rate", "status", "seconds")
 
 
 class Network:
@@ -96,17 +100,7 @@ class Network:
         path : path-like
             Written whole or not at all: an existing file stays until the new one is complete.
         """
-        self.save_with(path, {})
-
-    def save_with(self, path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
-        """Write the network as `save` does, with further arrays whose names are not numbers."""
-        partial = f"{os.fspath(path)}.partial"
-        layers = ((str(i), layer) for i, layer in enumerate(self.weights))
-        with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
-            for name, array in itertools.chain(layers, arrays.items()):
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, np.asarray(array, order="C"))
-        os.replace(partial, path)
+        write_archive(path, self.weights, {})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Network":
@@ -138,14 +132,37 @@ class Network:
         return np.array(product)
 
 
+def write_archive(
+    path: str | os.PathLike[str],
+    layers: Iterable[np.ndarray],
+    others: Mapping[str, np.ndarray],
+) -> None:
+    """Write layers, and arrays named in `RUN_ARRAYS`, to an ``.npz``, whole or not at all."""
+    partial = f"{os.fspath(path)}.partial"
+    numbered = ((str(i), layer) for i, layer in enumerate(layers))
+    try:
+        with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
+            for name, array in itertools.chain(numbered, others.items()):
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, np.asarray(array, order="C"))
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(partial)
+        raise
+
+
 def _read_layers(file: IO[bytes]) -> list[np.ndarray] | None:
     if not zipfile.is_zipfile(file):
         return None
     file.seek(0)
     with np.load(file, allow_pickle=False) as archive:
-        numbers = {name for name in archive.files if name.isdecimal()}
-        names = [str(i) for i in range(len(numbers))]
-        return [archive[name] for name in names] if names and set(names) == numbers else None
+        layers = [name for name in archive.files if name not in RUN_ARRAYS]
+        names = [str(i) for i in range(len(layers))]
+        if not names or set(names) != set(layers):
+            return None
+        found = [archive[name] for name in names]
+    return found if all(isinstance(layer, np.ndarray) for layer in found) else None
 
 
 def _short(widths: tuple[int, ...]) -> str:

@@ -6,10 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastdln.network import Network
-
-# Attributes that `TrainResult.save` keeps beside the layers.
-SAVED = ("loss", "learning_rate", "status", "seconds")
+from fastdln.network import RUN_ARRAYS, Network, write_archive
 
 
 @dataclass(frozen=True, eq=False)  # by identity: arrays have no single truth value
@@ -75,8 +72,8 @@ class TrainResult:
         OSError
             If the file cannot be written.
         """
-        details = {name: np.asarray(getattr(self, name)) for name in SAVED}
-        self.network.save_with(path, details)
+        details = {name: np.asarray(getattr(self, name)) for name in RUN_ARRAYS}
+        write_archive(path, self.network.weights, details)
 
     def __repr__(self) -> str:
         return (

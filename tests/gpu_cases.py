@@ -71,7 +71,7 @@ class _Reduced:
 def expected(work, steps=None):
     """Return the losses and layers of naive training."""
     optimizer, objective, schedule = work.optimizer, work.objective, work.schedule
-    rule = (
+    oracle = (
         naive.Adam(optimizer.weight_decay)
         if optimizer.adam
         else naive.Descent(optimizer.momentum, optimizer.nesterov, optimizer.weight_decay)
@@ -80,7 +80,7 @@ def expected(work, steps=None):
     steps = work.steps if steps is None else steps
     with np.errstate(all="ignore"):
         return naive.train_objective(
-            list(work.draw()), _Reduced(objective), work.learning_rate, steps, rule, batch
+            list(work.draw()), _Reduced(objective), work.learning_rate, steps, oracle, batch
         )
 
 

@@ -52,12 +52,12 @@ class Adam:
         return w - learning_rate * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
 
 
-def train_objective(weights, objective, learning_rate, steps, rule=None, batch=None):
+def train_objective(weights, objective, learning_rate, steps, optimizer=None, batch=None):
     """Train the paper's weights ``W_i = √rows Ŵ_i`` on an objective; return losses and ``Ŵ``.
 
     The factor α is split evenly over the layers as 1/√rows, so that it does not underflow.
     """
-    rule = rule or Descent()
+    optimizer = optimizer or Descent()
     scales = [np.sqrt(w.shape[0]) for w in weights]
     W = [s * np.asarray(w, dtype=np.float64) for s, w in zip(scales, weights, strict=True)]
     losses = []
@@ -69,7 +69,7 @@ def train_objective(weights, objective, learning_rate, steps, rule=None, batch=N
             G = objective.gradient(M) if batch is None else batch(M, step)
             gradients = backpropagation(hat, G)
             W = [
-                rule.step(i, w, g / s, learning_rate, step + 1)
+                optimizer.step(i, w, g / s, learning_rate, step + 1)
                 for i, (w, g, s) in enumerate(zip(W, gradients, scales, strict=True))
             ]
     return np.array(losses), [w / s for s, w in zip(scales, W, strict=True)]
@@ -88,6 +88,6 @@ class SquaredLoss:
         return (M @ self.X - self.Y) @ self.X.T
 
 
-def train(weights, X, Y, learning_rate, steps, rule=None):
+def train(weights, X, Y, learning_rate, steps, optimizer=None):
     """Train on a regression; return losses and ``Ŵ``."""
-    return train_objective(weights, SquaredLoss(X, Y), learning_rate, steps, rule)
+    return train_objective(weights, SquaredLoss(X, Y), learning_rate, steps, optimizer)

@@ -72,9 +72,24 @@ def test_train_saves_the_network_and_the_losses(data, tmp_path):
     with np.load(data) as given_data:
         problem = fastdln.Regression(given_data["X"], given_data["Y"])
     np.testing.assert_allclose(problem.loss(network.end_to_end()), loss, rtol=1e-12)
-    before_training = call(*given, "--save", tmp_path / "missing" / "run.npz")
-    assert before_training.exit_code == 2
-    assert "there is no directory" in before_training.output
+    for place, words in ((tmp_path / "missing" / "run.npz", "no directory"), (tmp_path, "is a")):
+        before_training = call(*given, "--save", place)
+        assert before_training.exit_code == 2
+        assert words in before_training.output
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "meant"),
+    [
+        ("train", "--lr", "--learning-rate"),
+        ("train", "--epochs", "--steps"),
+        ("sweep", "--init", "--inits"),
+    ],
+)
+def test_unknown_options_get_a_suggestion(command, option, meant):
+    done = call(command, option, 3)
+    assert done.exit_code == 2
+    assert meant in done.output
 
 
 def test_train_takes_a_list_of_widths(data):
@@ -93,7 +108,7 @@ def test_sweep_and_plot(data, tmp_path):
     assert (tmp_path / "run.png").exists()
     done = call("plot", path, "--kind", "curves", "--depths", "1,5", "--output", tmp_path / "c.svg")
     assert done.exit_code == 0, done.output
-    assert "5 layers" in (tmp_path / "c.svg").read_text()
+    assert "5 layers" in (tmp_path / "c.svg").read_text(encoding="utf-8")
 
 
 def test_figure1(tmp_path, monkeypatch):
@@ -235,6 +250,7 @@ def test_ctrl_c_says_how_to_continue_and_exits_with_130(data, tmp_path):
 def test_help_comes_without_the_heavy_imports():
     code = (
         "import sys; from fastdln.cli import app; heavy = {'xarray', 'zarr', 'matplotlib',"
-        " 'numba', 'distributed'} & set(sys.modules); assert not heavy, heavy"
+        " 'numba', 'numpy', 'distributed'} & set(sys.modules); assert not heavy, heavy;"
+        "import fastdln, fastdln.figures; fastdln.sweep; assert 'numba' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,8 +2,11 @@
 
 import dataclasses
 import inspect
+import pickle
+import re
 import typing
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -11,8 +14,11 @@ from typer.testing import CliRunner
 import fastdln
 from fastdln.command_options import with_run_options
 from fastdln.config import TrainConfig, details, option
-from fastdln.rng import Seed
-from fastdln.sweeps.axes import shared_config
+from fastdln.rng import Seed, seed_key
+from fastdln.sweeps.cell_runs import CellRuns
+from fastdln.sweeps.grid import Grid
+from fastdln.sweeps.store import Store
+from fastdln.training.prepared import prepare
 from fastdln.utils import validation
 
 # Arguments of `train` that are no options: they have no text and no value in a store.
@@ -84,6 +90,48 @@ def test_an_option_of_a_subclass_is_checked_recorded_and_on_the_command_line():
     assert seen.keys() == {f.name for f in dataclasses.fields(WithNoise) if details(f).command_line}
 
 
+def test_an_option_of_a_subclass_reaches_runs_cells_and_stores(tmp_path):
+    problem = fastdln.paper_regression()
+    config = WithNoise(width=4, depth=2, steps=2, noise=0.5, resumable=True)
+    run = prepare(problem, config).run(seed_key(0)).train()
+    assert fastdln.resume(run, steps=1).state.prepared.config.noise == 0.5
+    runs = CellRuns.of(problem, WithNoise(steps=2, noise=0.5))
+    grid = Grid(("gaussian",), (4,), (2,), (0,), runs.record_steps)
+    (cell,) = grid.cells()
+    assert runs.config_of(cell) == WithNoise(
+        init="gaussian", width=4, depth=2, seed=0, steps=2, noise=0.5
+    )
+    ((_, values),) = runs.train((cell,))
+    assert values["steps_taken"] == 2
+    Store(tmp_path / "s", grid, runs.attributes(grid, needs_fingerprint=True)).close()
+    others = CellRuns.of(problem, WithNoise(steps=2)).attributes(grid, needs_fingerprint=True)
+    with pytest.raises(ValueError, match=r"noise is 0\.5 there and None here"):
+        Store(tmp_path / "s", grid, others)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"seed": -1}, ValueError, "seed must be at least 0"),
+        ({"seed": 0.5}, TypeError, "seed must be a whole number"),
+        ({"seed": "a"}, TypeError, "seed must be a whole number"),
+        ({"rank_tolerance": 5}, ValueError, "rank_tolerance must be greater than 0 and less"),
+        ({"resumable": "no"}, TypeError, "resumable must be True or False"),
+        ({"nesterov": 1}, TypeError, "nesterov must be True or False"),
+    ],
+)
+def test_every_option_is_checked(options, error, words):
+    with pytest.raises(error, match=words):
+        TrainConfig(**options)
+
+
+def test_configs_are_values():
+    configs = [TrainConfig(seed=seed, width=[3, 4]) for seed in ([1, 2], np.array([1, 2]))]
+    assert configs[0] == configs[1]
+    assert len({*configs, TrainConfig(steps=np.int64(5), momentum=np.float32(0.5))}) == 2
+    assert pickle.loads(pickle.dumps(configs[0])) == configs[0]
+
+
 def test_replacing_an_option_checks_it():
     config = TrainConfig(width=[4, 5], dtype="float32", device="cuda:1", learning_rate=1)
     assert (config.width, config.device, config.learning_rate) == ((4, 5), "gpu:1", 1.0)
@@ -111,9 +159,25 @@ def test_near_misses_get_a_suggestion(options, error, words):
     if options.keys() & {"inits"}:
         return
     with pytest.raises(error, match=words.replace("'init'", "'inits?'")):
-        shared_config(options)
-    with pytest.raises(error, match=words):
+        fastdln.sweep(fastdln.paper_regression(), [4], [2], **options)
+    with pytest.raises(error, match=words.replace("rate'", "rates?'")):
         fastdln.train_many(fastdln.paper_regression(), seeds=[0], width=4, depth=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda p: fastdln.sweep(p, widht=[3], depths=[2]), "'widht' (did you mean 'widths'?)"),
+        (lambda p: fastdln.train_many(p, seeds=[0], netwrok=0), "(did you mean 'network'?)"),
+        (lambda p: fastdln.initialize(3, 2, initialisation="x"), "(did you mean 'init'?)"),
+        (lambda p: fastdln.haar_orthogonal(3, sede=1), "(did you mean 'seed'?)"),
+        (lambda p: fastdln.train(p, width=3, depth=2, dtype="flaot32"), "'float32'?)"),
+        (lambda p: fastdln.train(p, width=3, depth=2, device="CUDA"), "(did you mean 'cuda'?)"),
+    ],
+)
+def test_every_function_suggests_names(call, words):
+    with pytest.raises((TypeError, ValueError), match=re.escape(words)):
+        call(fastdln.paper_regression())
 
 
 def test_resume_suggests_names_too():

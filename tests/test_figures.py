@@ -1,15 +1,11 @@
-"""The figures' presets, the whole way through at a tiny size, and the time estimate."""
+"""The figures' presets, the whole way through at a tiny size."""
 
 import pytest
 
 from fastdln import figures
-from fastdln.config import TrainConfig
 from fastdln.figures import FIGURE1, FIGURE2, Preset
-from fastdln.objectives.regression import paper_regression
 from fastdln.sweeps import store
 from fastdln.sweeps.cell_runs import CellRuns
-from fastdln.sweeps.estimate import estimate
-from fastdln.sweeps.grid import Grid
 
 TINY = Preset((10, 30), (1, 3), 40, (0, 20, 40))
 
@@ -28,7 +24,7 @@ def test_a_figure_and_its_data_are_written_and_the_time_is_said_first(name, tiny
     assert [f.name for f in files] == [f"{name}.png", f"{name}.svg", f"{name}.zarr"]
     assert all(f.exists() for f in files)
     words = {"figure1": "after 40 steps", "figure2": "gradient steps"}
-    assert words[name] in files[1].read_text()
+    assert words[name] in files[1].read_text(encoding="utf-8")
     assert (store.read(files[2]).status != "pending").all()
     assert len(said) == 1
     assert said[0].startswith(f"{name}, preset quick: 8 networks, widths 10 to 30, depths 1 to 3")
@@ -81,14 +77,3 @@ def test_presets_cover_what_they_promise():
         assert FIGURE1[name].record_steps == (0, 1258, 10_000)
     assert FIGURE1["laptop"].widths[-1] == 500
     assert FIGURE1["laptop"].depths[-1] == 300
-
-
-def test_the_estimate_grows_with_the_work_and_falls_with_workers():
-    runs = CellRuns.of(paper_regression(), TrainConfig(steps=1000, dtype="float32"))
-    grid = Grid(("gaussian",), (50,), (20, 40), (0,), (0,))
-    plans = runs.plans(grid.cells())
-    one = estimate(runs, plans, workers=1, seconds=0.02)
-    assert 1e-3 < one < 60
-    assert estimate(runs, {}, workers=1) == 0
-    longer = CellRuns.of(paper_regression(), TrainConfig(steps=1_000_000, dtype="float32"))
-    assert estimate(longer, plans, workers=1, seconds=0.02) > 50 * one

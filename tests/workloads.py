@@ -58,9 +58,10 @@ def make_workload(
         problem = Regression(X, rng.standard_normal((q, SAMPLES)))
     pairs = zip(widths, widths[1:], strict=False)
     drawn = [(rng.standard_normal((m, n)) / np.sqrt(n)).astype(dtype) for n, m in pairs]
+    rows = options.pop("rows", np.array(widths[1:], dtype=float))
     return Workload(
         widths,
-        np.array(widths[1:], dtype=float),
+        rows,
         np.dtype(dtype),
         objective=reduced_objective(problem),
         draw=lambda: iter(drawn),
@@ -82,15 +83,19 @@ def expected(workload, steps):
     def batch(M, step):
         return objective.batch_gradient(M, workload.schedule(step))
 
-    rule = (
+    oracle = (
         naive.Adam(optimizer.weight_decay)
         if optimizer.adam
         else naive.Descent(optimizer.momentum, optimizer.nesterov, optimizer.weight_decay)
     )
     return naive.train_objective(
-        list(workload.draw()), Reduced(), workload.learning_rate, steps, rule,
+        list(workload.draw()),
+        Reduced(),
+        workload.learning_rate,
+        steps,
+        oracle,
         None if workload.schedule is None else batch,
-    )  # fmt: skip
+    )
 
 
 def trained(trainer):

@@ -14,8 +14,10 @@ from fastdln.backends.gpu import haar as gpu_haar
 from fastdln.backends.selection import check_device, is_gpu
 from fastdln.rng import Seed, Stream, result_array, seed_key, stream_id
 from fastdln.utils import arrays, validation
+from fastdln.utils.suggestions import suggests_names
 
 
+@suggests_names
 def haar_orthogonal(
     n: int,
     p: int | None = None,

@@ -14,6 +14,7 @@ from fastdln.config import INITS
 from fastdln.network import Network, hidden_widths
 from fastdln.rng import Seed, Stream, seed_key, standard_normal, stream_id
 from fastdln.utils import arrays, memory, validation
+from fastdln.utils.suggestions import suggests_names
 
 # Bytes of Haar matrices drawn as one batch: enough to use every core, few compared with a network.
 BATCH_BYTES = 1 << 26
@@ -54,6 +55,7 @@ class Draw(NamedTuple):
         return self.widths[i + 1], self.widths[i]
 
 
+@suggests_names
 def initialize(
     d_x: int,
     d_y: int,

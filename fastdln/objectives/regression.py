@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from fastdln.objectives.base import end_to_end_matrix
 from fastdln.rng import Seed, Stream, seed_key, standard_normal, stream_id
 from fastdln.utils import arrays
+from fastdln.utils.suggestions import suggests_names
 
 
 class Regression:
@@ -161,6 +162,7 @@ def reduce_regression(X: np.ndarray, Y: np.ndarray) -> ReducedRegression:
     )
 
 
+@suggests_names
 def paper_regression(seed: Seed = 0) -> Regression:
     """Return the paper's data: ``X ∈ R^{1024×16}``, ``W* ∈ R^{10×1024}``, ``Y = W* X``.
 

@@ -101,7 +101,7 @@ class LossRecord:
     @property
     def status(self) -> str:
         """``"completed"``, ``"converged"`` or ``"diverged"``."""
-        return status_of(self.losses[self.step], self.floor)
+        return "completed" if self.step < 0 else status_of(self.losses[self.step], self.floor)
 
     @property
     def finished(self) -> bool:

@@ -9,28 +9,22 @@ directions until the subspaces are closed.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-
-from fastdln.utils import validation
 
 
 class Irreducible(Exception):
     """The invariant subspaces are too large for a reduction to pay; the message says how large."""
 
 
-def rank_tolerance(value: Any, dtype: np.dtype, widths: Sequence[int]) -> float:
-    """Return the tolerance given, checked, or ``10 √m eps`` for the widest layer m.
+def rank_tolerance(value: float | None, dtype: np.dtype, widths: Sequence[int]) -> float:
+    """Return the tolerance given, or ``10 √m eps`` for the widest layer m.
 
     A direction counts as new where its part outside the subspace exceeds the tolerance times the
     norm of the layer that produced it: ten times the rounding of a product of length m.
     """
     if value is None:
         return 10 * float(np.sqrt(max(widths)) * np.finfo(dtype).eps)
-    value = validation.positive_number("rank_tolerance", value)
-    if value >= 1:
-        raise ValueError(f"rank_tolerance must be greater than 0 and less than 1, not {value}")
     return value
 
 

@@ -1,19 +1,43 @@
 """The arguments of a sweep: the values of each axis, and the options that all cells share."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from fastdln.config import INITS as ALL_INITS
-from fastdln.config import TrainConfig
+from fastdln.config import INITS, SWEPT_INITS, SWEPT_SEEDS, Option, TrainConfig
 from fastdln.sweeps.grid import AXES, Grid
 from fastdln.utils import validation
 
 # The axes of a sweep where they are not given.
-INITS = ("gaussian", "orthogonal")
-SEEDS = (0,)
-_DEFAULTS = {"width": None, "depth": None, "init": INITS, "seed": SEEDS}
+_DEFAULTS = {"init": SWEPT_INITS, "seed": SWEPT_SEEDS}
+
+
+def check_names(options: Mapping[str, Any], arguments: Iterable[str]) -> None:
+    """Refuse keyword arguments that `fastdln.sweep` does not have.
+
+    Parameters
+    ----------
+    options : mapping
+        Its further keyword arguments.
+    arguments : iterable of str
+        The names in its signature, which may be suggested.
+
+    Raises
+    ------
+    TypeError
+        For an unknown name; suggests the nearest.
+    """
+    known = {name: option for name, option in TrainConfig.options().items() if _is_swept(option)}
+    shared = [name for name, option in known.items() if not option.axis]
+    for name in options:
+        if name not in known:
+            hint = validation.suggestion(name, (*arguments, *shared))
+            raise TypeError(f"options must be among {', '.join(shared)}, not {name!r}{hint}")
+
+
+def _is_swept(option: Option) -> bool:
+    return option.recorded != "never"
 
 
 def split(given: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -31,44 +55,16 @@ def split(given: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     TypeError
         If an axis is given twice, or has no values and no default.
     """
-    found = dict(given)
+    found = {}
     for name in AXES:
-        if name in options:
-            if found[name] is not _DEFAULTS[name]:
-                raise TypeError(f"sweep() got both {name} and {name}s; give one of them")
-            found[name] = options.pop(name)
+        default, singular = _DEFAULTS.get(name), options.pop(name, None)
+        if singular is not None and given[name] is not default and given[name] is not None:
+            raise TypeError(f"sweep() got both {name} and {name}s; give one of them")
+        values = given[name] if singular is None else singular
+        found[name] = default if values is None else values
         if found[name] is None:
             raise TypeError(f"sweep() needs {name}s, the values of {name}")
     return found
-
-
-def shared_config(options: dict[str, Any]) -> TrainConfig:
-    """Return the options that all cells share.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For an option that `fastdln.sweep` does not have, or a value out of range.
-    """
-    known = TrainConfig.options()
-    allowed = [n for n, details in known.items() if details.recorded != "never"]
-    for name in options:
-        if name not in allowed:
-            arguments = (
-                "widths",
-                "depths",
-                "inits",
-                "seeds",
-                "record_steps",
-                "store",
-                "client",
-                "progress",
-                "workers",
-            )
-            shared = [n for n in allowed if not known[n].axis]
-            hint = validation.suggestion(name, (*arguments, *shared))
-            raise TypeError(f"options must be among {', '.join(shared)}, not {name!r}{hint}")
-    return TrainConfig(**options)
 
 
 def grid(given: Mapping[str, Any], record_steps: tuple[int, ...]) -> Grid:
@@ -97,5 +93,5 @@ def _numbers(name: str, values: Any, least: int) -> tuple[int, ...]:
 def _names(name: str, values: Any) -> tuple[str, ...]:
     listed = (values,) if isinstance(values, str) else validation.listed(name, values)
     return validation.distinct(
-        name, tuple(validation.one_of(f"every one of {name}", v, ALL_INITS) for v in listed)
+        name, tuple(validation.one_of(f"every one of {name}", v, INITS) for v in listed)
     )

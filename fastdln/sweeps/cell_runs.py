@@ -19,13 +19,29 @@ if TYPE_CHECKING:  # imports Numba, which figures and the command line must not 
     from fastdln.reduction.plan import Plan
     from fastdln.result import TrainResult
     from fastdln.training.prepared import PreparedRun
-from fastdln.training.run import Run
+    from fastdln.training.run import Run
 
 # One value for each variable of a dataset.
 Values = dict[str, Any]
 
 # The attribute `learning_rate` of a dataset where none was given.
 LARGEST = "largest of Theorem 4.1"
+# The order in which the first version wrote attributes, so that its stores stay the same files.
+FIRST_ATTRIBUTES = (
+    "steps",
+    "record_steps",
+    "learning_rate",
+    "dtype",
+    "method",
+    "device",
+    "optimizer",
+    "momentum",
+    "nesterov",
+    "weight_decay",
+    "batch_size",
+    "gain",
+    "kernel",
+)
 
 
 @dataclass(frozen=True)
@@ -99,12 +115,13 @@ class CellRuns:
 
         return prepare(self.problem, self.config_of(cell))
 
-    def run(self, cell: Cell) -> "Run":
+    def run(self, cell: Cell, prepared: "PreparedRun | None" = None) -> "Run":
         """Return the run of a cell, ready to be trained; its time counts from now."""
         from fastdln.rng import seed_key
 
-        started = time.perf_counter()
-        return self.prepared(cell).run(seed_key(cell.seed), self.config.learning_rate, started)
+        started, rate = time.perf_counter(), self.config.learning_rate
+        prepared = self.prepared(cell) if prepared is None else prepared
+        return prepared.run(seed_key(cell.seed), rate, started)
 
     def train(
         self, batch: CellBatch, report: CellCallback | None = None
@@ -118,7 +135,8 @@ class CellRuns:
         if len(batch) == 1 or not can_batch_on_cpu(example):
             for cell in batch:
                 callback = None if report is None else _cell_callback(report, cell)
-                yield cell, self.values(self.run(cell).train(callback))
+                run = self.run(cell, example if cell == batch[0] else None)
+                yield cell, self.values(run.train(callback))
             return
         most = min(len(batch), lanes(example.plan.dtype))
         for found in train_on_cpu(enumerate(map(self.run, batch)), most):
@@ -154,6 +172,7 @@ class CellRuns:
         found = self.config.record()
         if found["learning_rate"] is None:
             found["learning_rate"] = LARGEST
+        found["record_steps"] = list(self.record_steps)
         found["device"] = self.config.device.partition(":")[0]  # a sweep may continue on any GPU
         return {
             "fastdln_version": version("fastdln"),
@@ -162,9 +181,13 @@ class CellRuns:
             "depths": list(grid.depth),
             "inits": list(grid.init),
             "seeds": list(grid.seed),
-            "record_steps": list(self.record_steps),
-            **found,
+            **{name: found[name] for name in sorted(found, key=_place)},
         }
+
+
+def _place(name: str) -> int:
+    """Return the place of an attribute in a store: that of the first version, or after those."""
+    return FIRST_ATTRIBUTES.index(name) if name in FIRST_ATTRIBUTES else len(FIRST_ATTRIBUTES)
 
 
 def _cell_callback(report: CellCallback, cell: Cell) -> Any:

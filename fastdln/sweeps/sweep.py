@@ -1,13 +1,13 @@
 """Train every network of a grid init × width × depth × seed, interruptible at any moment."""
 
+import inspect
 import os
 from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
-from fastdln.config import TrainConfig
+from fastdln.config import SWEPT_INITS, SWEPT_SEEDS, TrainConfig
 from fastdln.sweeps import axes
-from fastdln.sweeps.axes import INITS, SEEDS
 from fastdln.sweeps.cell_runs import CellRuns
 from fastdln.sweeps.executors import Cluster, Executor, Threads
 from fastdln.sweeps.grid import Cell, Grid
@@ -27,8 +27,8 @@ def sweep(
     problem: "Objective",
     widths: int | Iterable[int] | None = None,
     depths: int | Iterable[int] | None = None,
-    inits: str | Iterable[str] = INITS,
-    seeds: int | Iterable[int] = SEEDS,
+    inits: str | Iterable[str] = SWEPT_INITS,
+    seeds: int | Iterable[int] = SWEPT_SEEDS,
     steps: int = TrainConfig.steps,
     record_steps: Iterable[int] | None = None,
     store: str | os.PathLike[str] | None = None,
@@ -117,6 +117,7 @@ def sweep(
     from fastdln.backends.selection import check_device
     from fastdln.sweeps.device import check_kernel, with_device
 
+    axes.check_names(options, inspect.signature(sweep).parameters)
     given = axes.split({"width": widths, "depth": depths, "init": inits, "seed": seeds}, options)
     options |= {
         "steps": steps,
@@ -125,7 +126,7 @@ def sweep(
         "method": method,
         "device": device,
     }
-    config = axes.shared_config(options)
+    config = TrainConfig(**options)
     if client is None:
         check_device(config.device)
     runs = CellRuns.of(problem, config, record_steps)

@@ -84,7 +84,7 @@ def train_many(
     for name in ("seed", "learning_rate"):
         if name in options:
             raise TypeError(f"{name} must be given as {name}s, one for each network")
-    config = TrainConfig.from_options("train_many", options)
+    config = TrainConfig.from_options("train_many", options, _argument_names())
     validation.function("callback", callback)
     prepared = prepare(problem, config, network, count=max(len(keys), 1))
     if not keys:
@@ -101,6 +101,13 @@ def train_many(
         log.debug("kernel: two-pass, %d networks in SIMD lanes of %d threads", most, workers)
         train = functools.partial(_batched, most=most)
     return _collect(train, queue, callback, workers, len(rates))
+
+
+def _argument_names() -> list[str]:
+    """Return the names that arguments of `train_many` may have."""
+    singular = ("seed", "learning_rate")
+    own = ["seeds", "learning_rates", "callback", "network"]
+    return own + [name for name in TrainConfig.names() if name not in singular]
 
 
 class _Queue(Iterator[tuple[int, Run]]):

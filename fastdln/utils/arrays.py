@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastdln.utils.validation import kind
+from fastdln.utils.validation import kind, suggestion
 
 
 def kind_or_dtype(value: object) -> str:
@@ -19,7 +19,8 @@ def float_dtype(dtype: DTypeLike) -> np.dtype:
         found = None
     # NumPy compares None as its default dtype, float64.
     if found is None or found not in (np.dtype("float32"), np.dtype("float64")):
-        raise TypeError(f"dtype must be 'float32' or 'float64', not {dtype!r}")
+        near = suggestion(dtype, ("float32", "float64")) if isinstance(dtype, str) else ""
+        raise TypeError(f"dtype must be 'float32' or 'float64', not {dtype!r}{near}")
     return found
 
 

@@ -130,12 +130,17 @@ def one_of(name: str, value: object, allowed: Iterable[str]) -> str:
 
 def suggestion(name: str, names: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"``, x the one of `names` meant by `name`, or ``""``."""
+    meant = nearest(name, names)
+    return "" if meant is None else f" (did you mean {meant!r}?)"
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """Return the one of `names` meant by `name`: a synonym, its plural or singular, or the like."""
     known = {_normalised(candidate): candidate for candidate in names}
-    meant = _SYNONYMS.get(_normalised(name), name)
-    candidates = [_normalised(meant), _normalised(meant) + "s", _normalised(meant).rstrip("s")]
-    found = [c for c in candidates if c in known]
-    found = found or difflib.get_close_matches(candidates[0], known, n=1)
-    return f" (did you mean {known[found[0]]!r}?)" if found else ""
+    meant = _normalised(_SYNONYMS.get(_normalised(name), name))
+    found = [c for c in (meant, meant + "s", meant.rstrip("s")) if c in known]
+    found = found or difflib.get_close_matches(meant, known, n=1)
+    return known[found[0]] if found else None
 
 
 def _normalised(name: str) -> str:

@@ -1,17 +1,17 @@
 """The store of a sweep on disk: what it accepts, refuses and survives."""
 
 import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+import sweep_cases
 import xarray as xr
 from sweep_cases import run, same
 
+import fastdln
 from fastdln.sweeps import store as stores
 from fastdln.sweeps.grid import Grid
-from fastdln.sweeps.lock import DirectoryLock
 from fastdln.sweeps.store import Store, read
 
 GRID = Grid(("gaussian", "orthogonal"), (3, 8), (1, 4), (0,), (0, 5))
@@ -91,22 +91,6 @@ def test_a_store_that_is_being_written_is_refused_and_its_lock_is_given_back(tmp
     opened(tmp_path / "s").close()
 
 
-def test_the_lock_holds_between_processes_and_dies_with_them(tmp_path):
-    code = (
-        "import sys, time; from pathlib import Path;"
-        "from fastdln.sweeps.lock import DirectoryLock;"
-        "lock = DirectoryLock(Path(sys.argv[1])); print('locked', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "locked\n"
-        with pytest.raises(BlockingIOError):
-            DirectoryLock(tmp_path)
-        process.kill()
-    DirectoryLock(tmp_path).release()
-
-
 def test_other_attributes_are_refused_and_release_the_lock(tmp_path):
     opened(tmp_path / "s").close()
     with pytest.raises(ValueError, match="holds another sweep: steps is 5 there and 6 here"):
@@ -172,3 +156,46 @@ def test_reading_what_is_not_there_is_refused(tmp_path):
         read(tmp_path / "nothing")
     with pytest.raises(ValueError, match="is not the store"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"steps": 60, "record_steps": [0, 50]}, "steps is 50 there and 60 here"),
+        ({"widths": [3, 9]}, "widths has 8 only there and 9 only here"),
+        ({"depths": [1, 4]}, "depths has 6 only there"),
+        ({"widths": [8, 3]}, r"widths is \[3, 8\] there and \[8, 3\] here"),
+        ({"inits": ["orthogonal"]}, "inits has 'gaussian' only there"),
+        ({"seeds": [1]}, "seeds has 0 only there and 1 only here"),
+        ({"record_steps": [0]}, "record_steps has 50 only there"),
+        ({"learning_rate": 0.01}, "learning_rate is 'largest of Theorem 4.1' there and 0.01 here"),
+        ({"dtype": "float32"}, "dtype is 'float64' there and 'float32' here"),
+        ({"method": "dense"}, "method is 'auto' there and 'dense' here"),
+        ({"problem": sweep_cases.problem(1)}, "problem is '.* there and '.* here"),
+    ],
+)
+def test_other_arguments_are_refused_by_name(tmp_path, change, words):
+    given = {"record_steps": [0, 50], "store": tmp_path / "s"}
+    first = run(**given)
+    with pytest.raises(ValueError, match=words):
+        run(**{**given, **change})
+    assert read(tmp_path / "s").equals(first)
+
+
+def test_a_store_knows_its_optimiser(tmp_path):
+    problem = fastdln.paper_regression()
+    arguments = {"steps": 2, "store": tmp_path / "run.zarr", "progress": False}
+    fastdln.sweep(problem, [8], [3], momentum=0.5, **arguments)
+    with pytest.raises(ValueError, match="momentum"):
+        fastdln.sweep(problem, [8], [3], momentum=0.6, **arguments)
+    with pytest.raises(ValueError, match="momentum"):
+        fastdln.sweep(problem, [8], [3], **arguments)
+
+
+def test_an_option_that_older_stores_lack_is_recorded_only_where_given(tmp_path):
+    ds = run(tolerance=0.5, store=tmp_path / "s")
+    assert ds.attrs["tolerance"] == 0.5
+    assert "tolerance" not in run().attrs
+    with pytest.raises(ValueError, match=r"tolerance is 0\.5 there and None here"):
+        run(store=tmp_path / "s")
+    assert (ds.status == "converged").any()

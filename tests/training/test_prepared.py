@@ -1,4 +1,4 @@
-"""The way from `fastdln.train` to a kernel, and how a device is chosen on it."""
+"""The way from `fastdln.train` to a kernel, and the device that a result names."""
 
 import sys
 from pathlib import Path
@@ -7,15 +7,9 @@ import numpy as np
 import pytest
 
 import fastdln
-from fastdln.backends import selection
-from fastdln.backends.gpu import cost_model
-from fastdln.backends.gpu.device import H100_CLOCK_HZ, Device
-from fastdln.optim.optimizers import Optimizer
 from fastdln.utils import threads
 
 PACKAGE = Path(fastdln.__file__).parent
-# An H100: 132 multiprocessors, 3.35 TB/s.
-H100 = Device(0, "H100", 132, 227 * 1024, 228 * 1024, 3.35e12 / H100_CLOCK_HZ)
 
 
 def deepest_frames(call):
@@ -54,52 +48,6 @@ def test_at_most_six_frames_lead_to_a_kernel(options):
     depths = deepest_frames(train)
     # The trainer's own frames are the last before a kernel.
     assert 3 <= depths[Path("backends/cpu/trainer.py")] <= 6
-
-
-def work(width, depth, steps, count=1):
-    return selection.Work(
-        {(16, *(width,) * (depth - 1), 10): count},
-        np.dtype("float32"),
-        steps,
-        "auto",
-        plain=True,
-        regression=True,
-        optimizer=Optimizer(),
-        bytes=4 * width**2 * depth,
-    )
-
-
-@pytest.fixture
-def with_h100(monkeypatch):
-    monkeypatch.setattr(selection.gpu, "available", lambda: True)
-    monkeypatch.setattr(selection.gpu, "require_gpu", lambda name="gpu": H100)
-    monkeypatch.setattr(selection.gpu, "free_bytes", lambda device: 70 * 2**30)
-
-
-def test_auto_is_the_gpu_where_it_is_clearly_faster(with_h100):
-    device, reason = selection.choose_device("auto", work(1000, 50, 100_000))
-    assert device == "gpu"
-    assert reason.startswith("device 'auto' is gpu: about ")
-    assert selection.choose_device("auto", work(30, 20, 20_000, count=2000)).device == "gpu"
-
-
-def test_auto_is_the_cpu_for_short_runs_which_never_look_for_a_gpu(monkeypatch):
-    def never(*arguments):
-        raise AssertionError("a GPU was looked for")
-
-    monkeypatch.setattr(selection.gpu, "available", never)
-    device, reason = selection.choose_device("auto", work(30, 4, 100))
-    assert device == "cpu"
-    assert f"a GPU starts in {cost_model.START_SECONDS:.2g} s" in reason
-
-
-def test_auto_is_the_cpu_without_a_gpu_or_room_on_it(monkeypatch, with_h100):
-    large = work(1000, 50, 100_000)
-    monkeypatch.setattr(selection.gpu, "free_bytes", lambda device: 10**6)
-    assert "too little free memory" in selection.choose_device("auto", large).reason
-    monkeypatch.setattr(selection.gpu, "available", lambda: False)
-    device, reason = selection.choose_device("auto", large)
-    assert (device, reason) == ("cpu", "device 'auto' is cpu: no GPU can be used")
 
 
 def test_a_result_names_the_device_and_why():

@@ -1,4 +1,4 @@
-"""A run that goes on is the run that never stopped."""
+"""A resumed run has the results of an uninterrupted one."""
 
 import pickle
 
@@ -51,7 +51,7 @@ def test_it_goes_on_where_it_ended(optimizer, shape, device, rng):
     again = fastdln.resume(pickle.loads(pickle.dumps(part)), steps=5)
     seen = []
     end = fastdln.resume(again, steps=4, callback=lambda step, loss: seen.append(step))
-    # The same operations in the same order, but for sweeps that start anew.
+    # The same operations in the same order, but for zigzag, whose passes start anew.
     exact = device == "cpu" and optimizer != "zigzag"
     same(end, whole, 0 if exact else 1e-10)
     assert seen[-1] == 12

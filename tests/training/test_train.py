@@ -333,6 +333,7 @@ BAD = [
     ({"tolerance": -1.0}, ValueError, "tolerance"),
     ({"seed": -1}, ValueError, "seed"),
     ({"seed": 0.5}, TypeError, "seed"),
+    ({"gain": 0}, ValueError, "gain"),
     ({"width": 10**7, "init": "gaussian"}, MemoryError, r"needs [\d,]+ bytes .* available"),
 ]
 

@@ -7,8 +7,6 @@ import pytest
 import shim
 
 from fastdln.kernels.cuda import declarations, sources
-from fastdln.kernels.cuda.packing import Packing
-from fastdln.kernels.cuda.team import Team, shared_layout
 from fastdln.kernels.cuda.zigzag import kernel_constants
 
 CONSTANTS = {"zigzag": kernel_constants(3, 5, False, False)}
@@ -61,17 +59,3 @@ def test_arrays_of_cupy_are_addresses():
 @pytest.mark.parametrize("columns", declarations._FILES["zigzag"].columns)
 def test_columns_are_numbered_from_zero(columns):
     assert [c.value for c in columns] == list(range(len(columns)))
-
-
-@pytest.mark.parametrize("velocity", [False, True])
-@pytest.mark.parametrize("team", [Team(1, 12), Team(3, 12, 3), Team(4, 7, 2, 2)], ids=str)
-def test_arrays_in_shared_memory_are_aligned_and_in_order(team, velocity, dtype):
-    packing = Packing([(5, 22, 17, 3)], dtype)
-    layout = shared_layout(packing, team, velocity)
-    assert all(start % 16 == 0 for start in layout[:-1])
-    order = layout[layout._fields.index("known") :]
-    assert list(order) == sorted(order)
-    # One warp group of a group of blocks has its partial sums where the products are.
-    overlap = team.group > 1 and team.warp_groups == 1
-    assert (layout.partial == layout.products) == overlap
-    assert (layout.known == layout.factors) == (team.group > 1)

@@ -1,4 +1,4 @@
-"""Where networks lie in memory, and teams that have too few threads."""
+"""Where the layers of several networks lie in memory."""
 
 import numpy as np
 import pytest

@@ -24,8 +24,8 @@ def launch(dtype, sanitize=None):
 class Case:
     """A random network and regression, and how it moves."""
 
-    def __init__(self, widths, dtype, rng, rule, kind):
-        self.widths, self.dtype, self.rule, self.kind = widths, dtype, rule, kind
+    def __init__(self, widths, dtype, rng, optimizer, kind):
+        self.widths, self.dtype, self.optimizer, self.kind = widths, dtype, optimizer, kind
         self.weights = [
             (rng.standard_normal((m, n)) / np.sqrt(m)).astype(dtype)
             for n, m in zip(widths, widths[1:], strict=False)
@@ -37,11 +37,11 @@ class Case:
     def trained(self, steps, tolerance=0.0, start=None):
         rows = np.array(self.widths[1:], dtype=np.float64)
         power = 0.5 if self.kind == two_pass.ADAM else 1
-        decay, momentum = self.rule.weight_decay, getattr(self.rule, "momentum", 0.0)
+        decay, momentum = self.optimizer.weight_decay, getattr(self.optimizer, "momentum", 0.0)
         adam = self.kind == two_pass.ADAM
         moving = two_pass.Steps(
             self.kind,
-            getattr(self.rule, "nesterov", False),
+            getattr(self.optimizer, "nesterov", False),
             step_sizes=self.rate / rows**power,
             weight_decays=np.full(len(rows), decay) if adam else decay * rows,
             row_scales=np.sqrt(rows),
@@ -65,7 +65,7 @@ class Case:
 
     def check(self, net, steps):
         losses, expected = naive.train(
-            self.weights, np.diag(self.s), self.Y, self.rate, steps, self.rule
+            self.weights, np.diag(self.s), self.Y, self.rate, steps, self.optimizer
         )
         rtol = RTOL[self.dtype]
         np.testing.assert_allclose(net.losses, losses + 0.5, rtol=rtol)
@@ -73,7 +73,7 @@ class Case:
             np.testing.assert_allclose(net.layer(i), w, rtol=0, atol=rtol * (1 + np.abs(w).max()))
 
 
-RULES = {
+OPTIMIZERS = {
     "decay": (naive.Descent(weight_decay=0.1), two_pass.PLAIN),
     "polyak": (naive.Descent(0.7, False, 0.05), two_pass.MOMENTUM),
     "nesterov": (naive.Descent(0.7, True, 0.05), two_pass.MOMENTUM),
@@ -82,11 +82,11 @@ RULES = {
 
 
 @pytest.mark.parametrize("widths", SHAPES, ids=str)
-@pytest.mark.parametrize("rule", RULES)
-def test_trajectories(widths, rule, dtype, rng):
-    kind = RULES[rule][1]
-    fresh = type(RULES[rule][0])(
-        **{k: v for k, v in vars(RULES[rule][0]).items() if np.isscalar(v)}
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_trajectories(widths, optimizer, dtype, rng):
+    kind = OPTIMIZERS[optimizer][1]
+    fresh = type(OPTIMIZERS[optimizer][0])(
+        **{k: v for k, v in vars(OPTIMIZERS[optimizer][0]).items() if np.isscalar(v)}
     )
     case = Case(widths, dtype, rng, fresh, kind)
     steps = 2 if len(widths) > 4 else 4

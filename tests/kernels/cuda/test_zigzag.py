@@ -9,7 +9,7 @@ from fastdln.kernels.cuda import zigzag as kernels
 from fastdln.kernels.cuda.team import Team
 
 # Depth 1 and 2, width 1, primes, just over a vector and a tile, q > d and d > q, as many outputs
-# as a block's threads can have, networks of different shapes, and so many layers of one shape that
+# as a block's threads can have, networks of different shapes, and enough layers of one shape that
 # blocks reuse the exchange without a reset.
 SHAPES = [
     [(5, 3)],
@@ -89,8 +89,8 @@ def test_minibatches(shapes, team, dtype, rng):
             return (M @ X - Y) @ X.T * (11 / 9)
 
         whole = naive.SquaredLoss(networks.X[i], networks.Y[i])
-        rule = naive.Descent(0.5, False, 0.02)
-        losses, expected = naive.train_objective(weights, whole, rate, 3, rule, gradient)
+        optimizer = naive.Descent(0.5, False, 0.02)
+        losses, expected = naive.train_objective(weights, whole, rate, 3, optimizer, gradient)
         np.testing.assert_allclose(batch.recorded(i, 3), losses + 0.25, rtol=RTOL[dtype])
         for j, w in enumerate(expected):
             atol = RTOL[dtype] * (1 + np.abs(w).max())

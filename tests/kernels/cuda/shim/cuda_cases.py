@@ -25,7 +25,7 @@ def shim_launch(dtype, sanitize=None):
 
 
 def few_threads(dtype, most=8):
-    """Return a launch of the other kernels on the CPU, by at most so many threads a block."""
+    """Return a launch of the other kernels on the CPU, by at most `most` threads a block."""
 
     def launch(name, function, grid, threads, shared, parameters):
         grid = (min(grid[0], 4), 1) if function == "fill_normals" else grid
@@ -40,7 +40,7 @@ class Networks:
     def __init__(self, shapes, dtype, rng, weight_decay=0.0, momentum=0.0, nesterov=False):
         self.dtype = np.dtype(dtype)
         self.packing = Packing(shapes, dtype)
-        self.rule = naive.Descent(momentum, nesterov, weight_decay)
+        self.descent = momentum, nesterov, weight_decay
         self.rates = list(rng.uniform(0.05, 0.1, len(shapes)))
         self.weights = [
             [
@@ -55,13 +55,13 @@ class Networks:
 
     def batch(self, xp, team, steps, tolerance=0.0, external=False, samples=None):
         """Return the networks packed and ready."""
-        rule, q = self.rule, self.packing.q
+        (momentum, nesterov, weight_decay), q = self.descent, self.packing.q
         motions = []
         for rate, widths in zip(self.rates, self.packing.widths, strict=True):
             rows = np.array(widths[1:], dtype=np.float64)
-            decay = 1 - rate * rule.weight_decay
+            decay = 1 - rate * weight_decay
             motions.append(
-                kernels.Motion(rate / rows, rule.weight_decay * rows, decay, rule.momentum)
+                kernels.Motion(rate / rows, weight_decay * rows, decay, momentum)
             )
         problems = [
             kernels.Problem(np.tile(X.diagonal(), (q, 1)), Y, 0.25)
@@ -75,7 +75,7 @@ class Networks:
             tolerance=tolerance,
             problems=[] if external else problems,
             team=team,
-            nesterov=rule.nesterov,
+            nesterov=nesterov,
             samples=samples,
         )
         for i, layers in enumerate(self.weights):
@@ -87,8 +87,8 @@ class Networks:
         """Compare every loss and then every layer with naive training."""
         rtol = RTOL[self.dtype.name]
         for i, (layers, rate) in enumerate(zip(self.weights, self.rates, strict=True)):
-            rule = naive.Descent(self.rule.momentum, self.rule.nesterov, self.rule.weight_decay)
-            losses, expected = naive.train(layers, self.X[i], self.Y[i], rate, steps, rule)
+            optimizer = naive.Descent(*self.descent)
+            losses, expected = naive.train(layers, self.X[i], self.Y[i], rate, steps, optimizer)
             np.testing.assert_allclose(batch.recorded(i, steps), losses + 0.25, rtol=rtol)
             for j, w in enumerate(expected):
                 got = batch.layer(i, j)

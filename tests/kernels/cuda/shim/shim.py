@@ -1,10 +1,12 @@
 """Build kernel bodies with g++ over the thread shim, and run them on NumPy arrays."""
 
 import ctypes
+import getpass
 import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -19,29 +21,55 @@ HERE = Path(__file__).resolve().parent
 
 
 def text(name):
-    return sources.source(name, (HERE / "primitives.cuh").read_text())
+    return sources.source(name, (HERE / "primitives.cuh").read_text(encoding="utf-8"))
+
+
+@cache
+def gcc():
+    """Return the path of g++; skip the test where it is missing or another compiler."""
+    if sys.platform == "win32":
+        pytest.skip("the thread shim needs POSIX threads: kernel bodies cannot be run on Windows")
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("g++ is not installed: kernel bodies cannot be run on the CPU")
+    version = output([compiler, "--version"]).stdout
+    if "Free Software Foundation" not in version:  # on macOS, g++ is Clang
+        pytest.skip(f"g++ is not GCC, whose flags the thread shim needs: {version[:80]!r}")
+    return compiler
+
+
+def output(command, **options):
+    """Run a command and return its captured text."""
+    return subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False, **options
+    )
+
+
+def build_folder():
+    """Return a folder for compiled kernels that no other user can write to."""
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
+    folder = Path(tempfile.gettempdir()) / f"fastdln-shim-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 @cache
 def build(name, dtype, constants=(), flags=("-O1",), main=""):
     """Compile a file of kernels into a library (or a program, where `main` is given)."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("g++ is not installed: kernel bodies cannot be run on the CPU")
+    compiler = gcc()
     options = ["-std=c++20", "-pthread", "-ffp-contract=off", "-Wall", "-Werror", *flags]
     options += sources.defines(dtype, constants)
     options += [] if main else ["-fPIC", "-shared"]
     code = text(name) + main
     key = hashlib.sha256("\n".join([code, *options]).encode()).hexdigest()[:24]
-    folder = Path(tempfile.gettempdir()) / f"fastdln-shim-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = build_folder()
     path = folder / f"{name}-{key}{'' if main else '.so'}"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            Path(scratch, "k.cpp").write_text(code)
+            Path(scratch, "k.cpp").write_text(code, encoding="utf-8")
             out = Path(scratch, "out")
             command = [compiler, *options, "-o", str(out), str(Path(scratch, "k.cpp"))]
-            found = subprocess.run(command, capture_output=True, text=True)
+            found = output(command)
             assert found.returncode == 0, found.stderr[:4000]
             os.replace(out, path)
     return path
@@ -103,7 +131,7 @@ def run_sanitized(name, function, dtype, constants, grid, threads, shared, param
         command = [str(program), file.name]
         if shutil.which("setarch"):
             command = ["setarch", "-R", *command]
-        found = subprocess.run(command, capture_output=True, text=True, env=options)
+        found = output(command, env=options)
         if "unexpected memory mapping" in found.stderr:
             pytest.skip("ThreadSanitizer does not run on this kernel's memory layout")
         assert found.returncode == 0, found.stderr[:6000]
