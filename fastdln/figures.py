@@ -167,7 +167,7 @@ def _figure(
 
 
 def _check_device(name: str) -> None:
-    from fastdln.backends.selection import check_device
+    from fastdln.backends.devices import check_device
 
     check_device(name)
 

@@ -1,4 +1,4 @@
-"""Limits on the size of files and functions, and on formatting by hand."""
+"""Limits on the size of files and functions, on formatting by hand, and where tests lie."""
 
 import ast
 import re
@@ -16,6 +16,26 @@ MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_A_FUNCTION = 60
 MOST_FORMAT_SKIPS = 10
 FOLDERS = ("fastdln", "kernels", "benchmarks", "tests")
+# Folders of modules, and the folder of their tests: that of `a/b.py` there is `a/test_b.py`.
+MIRRORED = {"fastdln": "tests", "kernels": "tests/kernels"}
+# Modules without a test file of their own, and the reason.
+UNTESTED_MODULES = {
+    "kernels/cpu/groups.py": "declarations only; tests of every kernel use them",
+}
+# Test files without a module, and the reason.
+OTHER_TESTS = {
+    "tests/backends/gpu/test_public_api.py": "the public functions with device='gpu'",
+    "tests/benchmarks/test_gpu.py": "of benchmarks/gpu.py, which is outside the packages",
+    "tests/kernels/cpu/test_signatures.py": "a rule for all CPU kernels",
+    "tests/sweeps/test_interruption.py": "sweeps in processes that are killed",
+    "tests/test_arguments.py": "wrong arguments of all public functions",
+    "tests/test_benchmarks.py": "every benchmark runs",
+    "tests/test_imports.py": "the order of imports",
+    "tests/test_readme.py": "the README's examples",
+    "tests/test_reproducibility.py": "results in separate processes",
+    "tests/test_source.py": "this file",
+    "tests/test_typing.py": "types of the public names",
+}
 # Split, so that these lines do not count.
 SKIPS = ("# fmt: " + "skip", "# fmt: " + "off")
 
@@ -74,6 +94,25 @@ def test_formatting_is_left_to_ruff():
         if count := sum(text.count(skip) for skip in SKIPS):
             counts[path.relative_to(ROOT).as_posix()] = count
     assert sum(counts.values()) <= MOST_FORMAT_SKIPS, counts
+
+
+def test_every_module_has_its_test_and_every_test_its_module():
+    listed = [path.relative_to(ROOT) for path in source_files(".py")]
+    expected = {
+        (Path(tests, *path.parts[1:-1]) / f"test_{path.name}").as_posix(): path.as_posix()
+        for package, tests in MIRRORED.items()
+        for path in listed
+        if path.parts[0] == package and not path.name.startswith("__")
+    }
+    present = {
+        path.as_posix()
+        for path in listed
+        if path.parts[0] == "tests" and path.name.startswith("test_")
+    }
+    untested = {module for test, module in expected.items() if test not in present}
+    # Both ways: an exception that is none any more is removed.
+    assert untested == set(UNTESTED_MODULES)
+    assert present - set(expected) == set(OTHER_TESTS)
 
 
 def test_every_package_is_installed():

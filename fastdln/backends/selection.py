@@ -11,10 +11,10 @@ import numpy as np
 
 from fastdln.backends.cpu import cost_model as cpu_model
 from fastdln.backends.cpu.trainer import CpuTrainer
+from fastdln.backends.devices import is_gpu
 from fastdln.backends.gpu import cost_model as gpu_model
 from fastdln.backends.gpu import device as gpu
 from fastdln.backends.interface import Trainer, Workload
-from fastdln.config import check_device_name
 from fastdln.optim.optimizers import Optimizer
 from fastdln.utils import threads
 
@@ -60,27 +60,6 @@ class DeviceChoice(NamedTuple):
 
     device: str
     reason: str
-
-
-def check_device(name: str) -> str:
-    """Return a device's name if it is usable on this machine; ``"auto"`` always is.
-
-    Raises
-    ------
-    ValueError
-        For another name, or a GPU that this machine does not have.
-    ImportError, RuntimeError
-        If `name` is a GPU and CuPy, a driver or any GPU is missing; the message says which.
-    """
-    name = check_device_name("device", name)
-    if is_gpu(name):
-        gpu.require_gpu(name)
-    return name
-
-
-def is_gpu(device: str) -> bool:
-    """Return whether a device name denotes a GPU."""
-    return device.startswith("gpu")
 
 
 def choose_device(name: str, work: Work) -> DeviceChoice:

@@ -9,9 +9,9 @@ from numpy.typing import DTypeLike
 
 from fastdln.backends.cpu import haar as cpu
 from fastdln.backends.cpu.reflectors import frame_shape
+from fastdln.backends.devices import check_device, is_gpu
 from fastdln.backends.gpu import device as gpu
 from fastdln.backends.gpu import haar as gpu_haar
-from fastdln.backends.selection import check_device, is_gpu
 from fastdln.rng import Seed, Stream, result_array, seed_key, stream_id
 from fastdln.utils import arrays, validation
 from fastdln.utils.suggestions import suggests_names

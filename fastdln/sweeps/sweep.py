@@ -114,7 +114,7 @@ def sweep(
     KeyboardInterrupt
         On Ctrl-C, within about a second; the message says how to continue.
     """
-    from fastdln.backends.selection import check_device
+    from fastdln.backends.devices import check_device
     from fastdln.sweeps.device import check_kernel, with_device
 
     axes.check_names(options, inspect.signature(sweep).parameters)

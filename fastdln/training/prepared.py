@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastdln import theory
-from fastdln.backends import selection
+from fastdln.backends import devices, selection
 from fastdln.backends.interface import is_plain_regression
 from fastdln.config import TrainConfig
 from fastdln.initializers.layers import Draw
@@ -81,7 +81,7 @@ class PreparedRun:
     @functools.cached_property
     def launcher(self) -> "Launcher | None":
         """Launches kernels on the GPU that trains the network; None on the CPU."""
-        if not selection.is_gpu(self.config.device):
+        if not devices.is_gpu(self.config.device):
             return None
         from fastdln.backends.gpu import launcher  # needs CuPy
 
@@ -157,7 +157,7 @@ def prepare(
     TypeError, ValueError, ImportError, RuntimeError
         As `fastdln.train` does.
     """
-    selection.check_device(config.device)  # before anything slow
+    devices.check_device(config.device)  # before anything slow
     chosen, bases = _planned(problem, config, network)
     minibatches(problem, config.batch_size, key=0)  # only to check the size
     optimizer = Optimizer.of(config)

@@ -66,18 +66,6 @@ def test_a_named_device_is_the_choice(name):
     assert selection.choose_device(name, work(30, 4, 100)) == (name, "")
 
 
-def test_only_a_gpu_is_looked_for(shim_gpu, monkeypatch):
-    assert [selection.check_device(name) for name in ("cuda", "gpu:1")] == ["gpu", "gpu:1"]
-
-    def never(name):
-        raise AssertionError("a GPU was looked for")
-
-    monkeypatch.setattr(selection.gpu, "require_gpu", never)
-    assert [selection.check_device(name) for name in ("cpu", "auto")] == ["cpu", "auto"]
-    with pytest.raises(ValueError, match="device must be 'cpu', 'gpu', 'gpu:N' or 'auto'"):
-        selection.check_device("tpu")
-
-
 def test_trainers_are_those_of_the_device(rng):
     from cuda_cases import ShimLauncher
 

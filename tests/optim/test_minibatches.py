@@ -76,8 +76,9 @@ def test_bad_sizes(size, message):
         fastdln.train(fastdln.paper_regression(), width=8, depth=3, steps=1, batch_size=size)
 
 
-def test_a_problem_without_samples_has_no_minibatches():
-    problem = fastdln.MatrixCompletion((2, 3), [0, 1], [0, 2], [1.0, 2.0])
-    if not hasattr(problem, "n"):
-        with pytest.raises(TypeError, match="a MatrixCompletion has no .* must be left out"):
-            minibatches(problem, 2, key=0)
+@pytest.mark.parametrize("missing", ["batch_gradient", "n"])
+def test_a_problem_without_samples_has_no_minibatches(missing):
+    members = {"batch_gradient": None, "n": 9}
+    del members[missing]
+    with pytest.raises(TypeError, match=f"a Own has no {missing}, so batch_size must be left out"):
+        minibatches(type("Own", (), members)(), 2, key=0)

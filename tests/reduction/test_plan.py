@@ -85,5 +85,5 @@ def test_a_dense_plan_counts_the_operations_and_bytes_of_its_layers(dtype):
     assert asked.reason == "method='dense' was asked for"
     elements = sum(a * b for a, b in zip(chosen.widths, chosen.widths[1:], strict=False))
     assert chosen.bytes >= elements * np.dtype(dtype).itemsize
-    # Two products for the gradient, one for the end-to-end matrix, of 10 rows at most.
-    assert 2 * elements < chosen.flops_per_step < 100 * elements
+    # At least the products of one matrix of 10 rows with every layer, a few times.
+    assert 2 * 10 * elements <= chosen.flops_per_step <= 10 * 10 * elements

@@ -6,6 +6,7 @@ import sweep_cases
 from sweep_cases import run, same
 
 import fastdln
+from fastdln.config import SWEPT_INITS, SWEPT_SEEDS
 from fastdln.sweeps import axes
 from fastdln.sweeps.cell_runs import CellRuns
 from fastdln.sweeps.grid import Grid
@@ -66,6 +67,19 @@ def test_shared_options_are_checked(option, message):
         fastdln.sweep(fastdln.paper_regression(), [8], [3], steps=1, **option)
 
 
-def test_shared_options_are_those_given_and_the_defaults_of_a_run():
-    config = axes.shared_config({"steps": 7, "momentum": 0.5})
-    assert (config.steps, config.momentum, config.init, config.seed) == (7, 0.5, None, 0)
+def test_values_come_from_either_name_and_the_defaults_stand_for_none():
+    given, options = {"width": [3], "depth": None, "init": None, "seed": None}, {"gain": 2.0}
+    found = axes.split(given, options | {"depth": 4})
+    assert found == {"width": [3], "depth": 4, "init": SWEPT_INITS, "seed": SWEPT_SEEDS}
+    left = {"depth": 4, "gain": 2.0}
+    axes.split(given, left)
+    assert left == options
+
+
+@pytest.mark.parametrize(
+    ("name", "suggested"), [("width_s", "widths"), ("stpes", "steps"), ("momentun", "momentum")]
+)
+def test_unknown_names_get_a_suggestion_among_arguments_and_options(name, suggested):
+    with pytest.raises(TypeError, match=rf"not '{name}' \(did you mean '{suggested}'\?\)"):
+        axes.check_names({name: 1}, ("widths", "depths", "steps"))
+    axes.check_names({"momentum": 0.5, "width": 3}, ())

@@ -87,14 +87,25 @@ def test_the_values_of_a_cell_are_those_of_its_result():
     assert values["method"] == "dense"
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_every_cell_of_a_batch_reports_its_steps(count):
+def test_a_cell_reports_its_steps_up_to_the_last():
     runs = CellRuns.of(sweep_cases.problem(), TrainConfig(steps=30, learning_rate=1e-3))
-    cells = tuple(Cell((0, 0, 0, i), "gaussian", 5, 3, i) for i in range(count))
-    seen = {}
-    assert dict(runs.train(cells, seen.__setitem__)).keys() == set(cells)
-    assert seen.keys() <= set(cells)
-    assert all(0 < step <= 30 for step in seen.values())
+    cell, seen = Cell((0, 0, 0, 0), "gaussian", 5, 3, 0), []
+    list(runs.train((cell,), lambda *report: seen.append(report)))
+    assert {reported for reported, _ in seen} == {cell}
+    steps = [step for _, step in seen]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 30
+
+
+def test_every_cell_of_a_batch_reports_its_steps():
+    runs = CellRuns.of(sweep_cases.problem(), TrainConfig(steps=1000, learning_rate=1e-9))
+    cells = tuple(Cell((0, 0, 0, i), "gaussian", 5, 3, i) for i in range(3))
+    seen = {cell: [] for cell in cells}
+    ended = list(runs.train(cells, lambda cell, step: seen[cell].append(step)))
+    assert [cell for cell, _ in ended] == list(cells)
+    for steps in seen.values():
+        assert steps == sorted(set(steps))
+        assert 0 < steps[0] <= steps[-1] <= 1000
 
 
 def test_a_report_that_raises_stops_the_cell():

@@ -72,27 +72,21 @@ def test_an_error_of_a_cell_is_raised_here_after_the_cells_before_it(error):
 
 
 def test_cells_in_training_are_listed_and_stop_when_the_results_are_closed():
-    started, release, stopped = threading.Event(), threading.Event(), threading.Event()
+    stopped = threading.Event()
 
-    def waiting(batch, report):
-        report(batch[0], 7)
-        started.set()
-        release.wait(60)
+    def endless(batch, report):
         try:
-            report(batch[0], 8)
+            while True:
+                report(batch[0], 7)
         except KeyboardInterrupt:
             stopped.set()
             raise
-        yield batch[0], {}
+        yield
 
     executor = Threads(1)
-    with closing(executor.results(waiting, [(CELLS[0],)])) as results:
+    with closing(executor.results(endless, [(CELLS[0],)])) as results:
         assert next(results) is None
-        assert started.wait(60)
         assert executor.running == {CELLS[0]: 7}
-        # The thread meets its report only once the generator is closed, or just before.
-        executor._stop.set()
-        release.set()
     assert stopped.wait(60)
 
 

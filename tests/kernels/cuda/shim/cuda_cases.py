@@ -60,9 +60,7 @@ class Networks:
         for rate, widths in zip(self.rates, self.packing.widths, strict=True):
             rows = np.array(widths[1:], dtype=np.float64)
             decay = 1 - rate * weight_decay
-            motions.append(
-                kernels.Motion(rate / rows, weight_decay * rows, decay, momentum)
-            )
+            motions.append(kernels.Motion(rate / rows, weight_decay * rows, decay, momentum))
         problems = [
             kernels.Problem(np.tile(X.diagonal(), (q, 1)), Y, 0.25)
             for X, Y in zip(self.X, self.Y, strict=True)
