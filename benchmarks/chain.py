@@ -149,7 +149,7 @@ def train(width, depth, steps):
                   dtype="float32", tolerance=0.0)
     return time.perf_counter() - start
 def status(name):
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
 found = {"first": train(20, 3, 4), "second": train(20, 3, 4)}
 width, depth = int(sys.argv[1]), int(sys.argv[2])

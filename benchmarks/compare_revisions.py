@@ -300,7 +300,7 @@ def run(out: Path) -> None:
 
 def compare(first: Path, second: Path) -> int:
     """Print the configurations that differ; return 1 if there are any."""
-    a, b = (json.loads(path.read_text()) for path in (first, second))
+    a, b = (json.loads(path.read_text(encoding="utf-8")) for path in (first, second))
     different = [name for name in {**a, **b} if a.get(name) != b.get(name)]
     for name in different:
         print(f"different: {name}")

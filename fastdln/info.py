@@ -95,7 +95,7 @@ def _version(name: str) -> str | None:
 def _processor() -> str:
     """Return the processor's name as its manufacturer gives it."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:

@@ -165,7 +165,7 @@ def _is_sweep(path: Path) -> bool:
 def _attributes(path: Path) -> dict[str, Any]:
     """Return the attributes of the Zarr group at `path`, or nothing where there is none."""
     try:
-        metadata = json.loads((path / "zarr.json").read_text())
+        metadata = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
         return dict(metadata["attributes"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}

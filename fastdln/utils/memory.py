@@ -30,7 +30,7 @@ def _machine_bytes(name: str) -> int:
 
 def _meminfo_bytes(name: str) -> int:
     """Return the bytes of a /proc/meminfo entry, which psutil reads as well."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
+    for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{name}:"):
             return 1024 * int(line.split()[1])
     raise OSError(f"/proc/meminfo has no {name}; install psutil")
@@ -39,8 +39,8 @@ def _meminfo_bytes(name: str) -> int:
 def _left_of_control_group(root: str = "/sys/fs/cgroup") -> list[int]:
     """Return the bytes left under a version-2 control group limit, if there is one."""
     try:
-        limit = Path(root, "memory.max").read_text().strip()
-        used = int(Path(root, "memory.current").read_text())
+        limit = Path(root, "memory.max").read_text(encoding="utf-8").strip()
+        used = int(Path(root, "memory.current").read_text(encoding="utf-8"))
         return [] if limit == "max" else [max(int(limit) - used, 0)]
     except (OSError, ValueError):
         return []

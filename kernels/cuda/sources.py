@@ -29,9 +29,13 @@ def source(name: str, primitives: str = "") -> str:
 
     `primitives` replaces the device's primitives in tests without a GPU.
     """
-    first = primitives or (HERE / "primitives.cuh").read_text()
+    first = primitives or _read("primitives.cuh")
     rest = ["vectors.cuh", *(f"{part}.cuh" for part in NEEDED[name]), f"{name}.cu"]
-    return "\n".join([first, text(name), *((HERE / part).read_text() for part in rest)])
+    return "\n".join([first, text(name), *map(_read, rest)])
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
 
 
 def defines(dtype: Any, constants: Constants = ()) -> list[str]:
