@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 AXES = ("init", "width", "depth", "seed")
 STATUSES = ("pending", "completed", "converged", "diverged")
 
-# name: (dtype, fill value, attributes); all but "loss" have one value a cell.
+# name: (dtype, fill value, attributes). The attributes are part of every store, so that stores of
+# earlier versions have the same. All but "loss" have one value a cell.
 VARIABLES: dict[str, tuple[str, Any, dict[str, str]]] = {
     "loss": (
         "float64",
