@@ -19,6 +19,7 @@ from fastdln.sweeps.cell_runs import CellRuns
 from fastdln.sweeps.grid import Grid
 from fastdln.sweeps.store import Store
 from fastdln.training.prepared import prepare
+from fastdln.training.run import Run
 from fastdln.utils import validation
 
 # Arguments of `train` that are no options: they have no text and no value in a store.
@@ -93,7 +94,7 @@ def test_an_option_of_a_subclass_is_checked_recorded_and_on_the_command_line():
 def test_an_option_of_a_subclass_reaches_runs_cells_and_stores(tmp_path):
     problem = fastdln.paper_regression()
     config = WithNoise(width=4, depth=2, steps=2, noise=0.5, resumable=True)
-    run = prepare(problem, config).run(seed_key(0)).train()
+    run = Run.of(prepare(problem, config), seed_key(0)).train()
     assert fastdln.resume(run, steps=1).state.prepared.config.noise == 0.5
     runs = CellRuns.of(problem, WithNoise(steps=2, noise=0.5))
     grid = Grid(("gaussian",), (4,), (2,), (0,), runs.record_steps)

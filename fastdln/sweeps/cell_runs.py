@@ -118,10 +118,11 @@ class CellRuns:
     def run(self, cell: Cell, prepared: "PreparedRun | None" = None) -> "Run":
         """Return the run of a cell, ready to be trained; its time counts from now."""
         from fastdln.rng import seed_key
+        from fastdln.training.run import Run
 
         started, rate = time.perf_counter(), self.config.learning_rate
         prepared = self.prepared(cell) if prepared is None else prepared
-        return prepared.run(seed_key(cell.seed), rate, started)
+        return Run.of(prepared, seed_key(cell.seed), rate, started)
 
     def train(
         self, batch: CellBatch, report: CellCallback | None = None

@@ -90,7 +90,9 @@ def train_many(
     if not keys:
         return []
     if prepared.launcher is not None:
-        return _on_gpu([prepared.run(*each) for each in zip(keys, rates, strict=True)], callback)
+        return _on_gpu(
+            [Run.of(prepared, *each) for each in zip(keys, rates, strict=True)], callback
+        )
     queue = _Queue(prepared, zip(keys, rates, strict=True))
     workers = min(threads.available(), len(rates))
     train: TrainQueue = _one_by_one
@@ -123,7 +125,7 @@ class _Queue(Iterator[tuple[int, Run]]):
             if self.closed:
                 raise StopIteration
             index, (key, rate) = next(self._runs)
-        return index, self._prepared.run(key, rate)
+        return index, Run.of(self._prepared, key, rate)
 
     def closing(self, callback: Callback | None) -> Callback:
         """Return a callback that also stops networks in training once the queue is closed."""

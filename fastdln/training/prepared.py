@@ -7,13 +7,11 @@ once.
 import dataclasses
 import functools
 import logging
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdln import theory
 from fastdln.backends import devices, selection
 from fastdln.backends.interface import is_plain_regression
 from fastdln.config import TrainConfig
@@ -27,8 +25,7 @@ from fastdln.optim.optimizers import Optimizer
 from fastdln.reduction import initial_layers
 from fastdln.reduction.initial_layers import InitialLayers
 from fastdln.reduction.plan import Plan, plan, plan_network
-from fastdln.training.run import Run
-from fastdln.utils import memory, validation
+from fastdln.utils import memory
 
 if TYPE_CHECKING:
     from fastdln.backends.gpu.launcher import Launcher
@@ -90,26 +87,6 @@ class PreparedRun:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "launcher"}
 
-    def run(
-        self, key: int, learning_rate: float | None = None, started: float | None = None
-    ) -> Run:
-        """Return the run of a seed (its `seed_key`) and a learning rate; nothing is drawn yet.
-
-        Its time counts from `started`, a value of `time.perf_counter`, or from now.
-
-        Raises
-        ------
-        TypeError, ValueError
-            For a learning rate out of range.
-        """
-        return Run(
-            self,
-            self._learning_rate(learning_rate),
-            minibatches(self.problem, self.config.batch_size, key),
-            functools.partial(self._initial_layers, key),
-            time.perf_counter() if started is None else started,
-        )
-
     def require_memory(self) -> None:
         """Raise MemoryError unless the network fits; on a GPU, the backend checks its memory."""
         if self.launcher is None and self.plan.bytes > memory.SMALL_BYTES:
@@ -118,13 +95,8 @@ class PreparedRun:
             available = memory.available()
             memory.require(self.plan.bytes, available, f"training {what}", "reduce width or depth")
 
-    def _learning_rate(self, given: float | None) -> float:
-        """Return the η given, checked, or the theorem's largest."""
-        if given is None:
-            return theory.learning_rate(self.problem, len(self.plan.full_widths) - 1)
-        return validation.positive_number("learning_rate", given)
-
-    def _initial_layers(self, key: int) -> InitialLayers:
+    def initial_layers(self, key: int) -> InitialLayers:
+        """Return the layers to train for a seed (its `seed_key`), and where they come from."""
         basis = self.objective.basis
         if self.network is None:
             config, chosen = self.config, self.plan
@@ -146,7 +118,7 @@ def prepare(
     ----------
     problem : Objective
     config : TrainConfig
-        Its seed and learning rate are left to `PreparedRun.run`.
+        Its seed and learning rate are left to `fastdln.training.run.Run.of`.
     network : Network, optional
         Train this network instead of drawing one.
     count : int

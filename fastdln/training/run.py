@@ -4,21 +4,21 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from fastdln import theory
 from fastdln.backends import selection
 from fastdln.backends.interface import Layer, Outcome, Workload
 from fastdln.network import Network
 from fastdln.optim.loop import START, Callback, Checkpoint
-from fastdln.optim.minibatches import Minibatches
+from fastdln.optim.minibatches import Minibatches, minibatches
 from fastdln.reduction.initial_layers import InitialLayers
 from fastdln.reduction.lifting import Lift, LiftedWeights, Origins, layer_shapes
 from fastdln.result import TrainResult
-
-if TYPE_CHECKING:
-    from fastdln.training.prepared import PreparedRun
+from fastdln.training.prepared import PreparedRun
+from fastdln.utils import validation
 
 
 class Run:
@@ -42,7 +42,7 @@ class Run:
 
     def __init__(
         self,
-        prepared: "PreparedRun",
+        prepared: PreparedRun,
         learning_rate: float,
         schedule: Minibatches | None,
         initial_layers: Callable[[], InitialLayers],
@@ -56,6 +56,36 @@ class Run:
         self._initial_layers = initial_layers
         self._earlier = np.empty(0) if earlier_losses is None else earlier_losses
         self._origins: Origins = _no_origin
+
+    @classmethod
+    def of(
+        cls,
+        prepared: PreparedRun,
+        key: int,
+        learning_rate: float | None = None,
+        started: float | None = None,
+    ) -> "Run":
+        """Return the run of a seed (its `seed_key`) and a learning rate; nothing is drawn yet.
+
+        None means the theorem's largest learning rate. The run's time counts from `started`, a
+        value of `time.perf_counter`, or from now.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a learning rate out of range.
+        """
+        if learning_rate is None:
+            rate = theory.learning_rate(prepared.problem, len(prepared.rows))
+        else:
+            rate = validation.positive_number("learning_rate", learning_rate)
+        return cls(
+            prepared,
+            rate,
+            minibatches(prepared.problem, prepared.config.batch_size, key),
+            functools.partial(prepared.initial_layers, key),
+            time.perf_counter() if started is None else started,
+        )
 
     @property
     def workload(self) -> Workload:
@@ -152,7 +182,7 @@ class ResumeState(NamedTuple):
         As in `Checkpoint`.
     """
 
-    prepared: "PreparedRun"
+    prepared: PreparedRun
     learning_rate: float
     schedule: Minibatches | None
     origins: Origins

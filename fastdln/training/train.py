@@ -12,6 +12,7 @@ from fastdln.optim.loop import Callback
 from fastdln.result import TrainResult
 from fastdln.rng import Seed, seed_key
 from fastdln.training.prepared import prepare
+from fastdln.training.run import Run
 from fastdln.utils import validation
 from fastdln.utils.suggestions import suggests_names
 
@@ -120,4 +121,5 @@ def train(
     started, config = time.perf_counter(), TrainConfig.from_arguments(locals())
     key = seed_key(seed)
     validation.function("callback", callback)
-    return prepare(problem, config, network).run(key, learning_rate, started).train(callback)
+    prepared = prepare(problem, config, network)
+    return Run.of(prepared, key, learning_rate, started).train(callback)

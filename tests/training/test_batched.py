@@ -12,6 +12,7 @@ from fastdln.training.batched import (
     train_on_gpu,
 )
 from fastdln.training.prepared import prepare
+from fastdln.training.run import Run
 
 OPTIONS = {"width": 7, "depth": 3, "init": "gaussian", "steps": 12, "learning_rate": 1e-3}
 SEEDS = range(5)
@@ -34,10 +35,10 @@ def results(found):
 def test_on_the_cpu_every_result_is_that_of_the_run_alone(lanes, problem, dtype):
     run = prepared(problem, dtype=dtype)
     assert can_batch_on_cpu(run)
-    got = results(train_on_cpu(((seed, run.run(seed, 1e-3)) for seed in SEEDS), lanes))
+    got = results(train_on_cpu(((seed, Run.of(run, seed, 1e-3)) for seed in SEEDS), lanes))
     assert got.keys() == set(SEEDS)
     for seed, result in got.items():
-        alone = run.run(seed, 1e-3).train()
+        alone = Run.of(run, seed, 1e-3).train()
         np.testing.assert_array_equal(result.loss, alone.loss)
         assert (result.status, result.steps_taken) == (alone.status, alone.steps_taken)
         assert result.learning_rate == 1e-3
@@ -52,7 +53,7 @@ def test_runs_are_taken_when_a_lane_is_free(problem):
     def runs():
         for seed in SEEDS:
             taken.append(seed)
-            yield seed, run.run(seed, 1e-3)
+            yield seed, Run.of(run, seed, 1e-3)
 
     for found in train_on_cpu(runs(), 2):
         ended += isinstance(found, tuple)
@@ -76,7 +77,7 @@ def test_a_run_on_the_cpu_is_not_batched_on_a_gpu(problem):
 @pytest.mark.parametrize("keep_layers", [False, True])
 def test_on_a_gpu_results_are_those_of_the_cpu(keep_layers, gpu, problem):
     runs = [
-        prepared(problem, width=width, device=gpu).run(seed, 1e-3)
+        Run.of(prepared(problem, width=width, device=gpu), seed, 1e-3)
         for seed, width in enumerate((3, 7, 10))
     ]
     assert can_batch_on_gpu(runs[0].prepared)
@@ -88,11 +89,11 @@ def test_on_a_gpu_results_are_those_of_the_cpu(keep_layers, gpu, problem):
         index, result = found
         seen += 1
         kept.append((index, result))
-        alone = prepared(problem, width=(3, 7, 10)[index]).run(index, 1e-3).train()
+        alone = Run.of(prepared(problem, width=(3, 7, 10)[index]), index, 1e-3).train()
         np.testing.assert_allclose(result.loss, alone.loss, rtol=1e-10)
         assert (result.status, result.device) == ("completed", "gpu")
     assert seen == 3
     for index, result in kept if keep_layers else ():
-        alone = prepared(problem, width=(3, 7, 10)[index]).run(index, 1e-3).train()
+        alone = Run.of(prepared(problem, width=(3, 7, 10)[index]), index, 1e-3).train()
         for a, b in zip(result.network.weights, alone.network.weights, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)

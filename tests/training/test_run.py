@@ -12,6 +12,7 @@ from fastdln.config import TrainConfig
 from fastdln.optim.loop import START
 from fastdln.rng import seed_key
 from fastdln.training.prepared import prepare
+from fastdln.training.run import Run
 
 OPTIONS = {"width": 7, "depth": 3, "init": "gaussian", "steps": 12}
 RATE = 1e-3
@@ -24,7 +25,7 @@ def problem(rng):
 
 
 def made(problem, key=4, **options):
-    return prepare(problem, TrainConfig(**(OPTIONS | options))).run(key, RATE)
+    return Run.of(prepare(problem, TrainConfig(**(OPTIONS | options))), key, RATE)
 
 
 def test_the_workload_is_what_the_options_say(problem):
@@ -37,7 +38,7 @@ def test_the_workload_is_what_the_options_say(problem):
 
 def test_the_layers_to_train_are_the_drawn_ones_on_the_span_of_the_inputs(problem):
     network = fastdln.initialize(8, 3, width=7, depth=3, init="gaussian", seed=4)
-    run = prepare(problem, TrainConfig(**OPTIONS, seed=4)).run(seed_key(4), RATE)
+    run = Run.of(prepare(problem, TrainConfig(**OPTIONS, seed=4)), seed_key(4), RATE)
     first, *others = (formed(layer) for layer in run.workload.draw())
     basis = run.prepared.objective.basis
     np.testing.assert_allclose(first, network.weights[0] @ basis, atol=1e-13)
@@ -49,7 +50,7 @@ def test_the_layers_to_train_are_the_drawn_ones_on_the_span_of_the_inputs(proble
 def test_the_result_is_that_of_naive_training_at_full_width(init, problem):
     network = fastdln.initialize(8, 3, width=20, depth=3, init=init, seed=4)
     config = TrainConfig(width=20, depth=3, init=init, steps=12)
-    result = prepare(problem, config).run(seed_key(4), RATE).train()
+    result = Run.of(prepare(problem, config), seed_key(4), RATE).train()
     losses, weights = naive.train(network.weights, problem.X, problem.Y, RATE, 12)
     np.testing.assert_allclose(result.loss, losses, rtol=1e-11)
     for got, expected in zip(result.network.weights, weights, strict=True):
@@ -67,7 +68,7 @@ def test_the_callback_gets_the_losses_of_the_run(problem):
 
 def test_seconds_count_from_the_start_that_is_given(problem):
     prepared = prepare(problem, TrainConfig(**OPTIONS))
-    result = prepared.run(4, RATE, started=time.perf_counter() - 1000).train()
+    result = Run.of(prepared, 4, RATE, started=time.perf_counter() - 1000).train()
     assert 1000 <= result.seconds < 1600
 
 

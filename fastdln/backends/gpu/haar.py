@@ -25,7 +25,6 @@ def haar_batch(
     p: int,
     dtype: DTypeLike = "float64",
     special: bool = False,
-    out: DeviceArray | None = None,
 ) -> DeviceArray:
     """Return `count` Haar frames on the GPU, frame j drawn from stream (kind, first + j).
 
@@ -38,8 +37,6 @@ def haar_batch(
     dtype : {"float64", "float32"}
     special : bool
         Determinant +1; needs p = n.
-    out : cupy.ndarray, optional
-        C-contiguous array to fill and return.
 
     Returns
     -------
@@ -54,14 +51,13 @@ def haar_batch(
     stream_id(kind, first + max(count, 1) - 1)
     stream = stream_id(kind, first)
     each = working_bytes(n, p, dtype)
-    needed = each + (0 if out is not None else count * n * p * dtype.itemsize)
+    needed = each + count * n * p * dtype.itemsize
     require_memory(
         device, needed, f"drawing {count} Haar matrices of {n} × {p} in {dtype}", "draw fewer"
     )
     with on_device(device) as cupy:
         launcher = Launcher(device, dtype)
-        if out is None:
-            out = cupy.empty((count, n, p), dtype)
+        out = cupy.empty((count, n, p), dtype)
         chunk = max(1, int(WORKING_SHARE * free_bytes(device) // each))
         for a in range(0, count, chunk):
             b = min(a + chunk, count)
