@@ -212,14 +212,12 @@ def sampling_row(launcher, rates, name, peers=True):
 def swept_milliseconds(preset, steps):
     """Return the milliseconds to draw a preset's networks and take `steps` steps of each."""
     import fastdln
-    from fastdln import figures
 
     begun = time.perf_counter()
     fastdln.sweep(
         fastdln.paper_regression(),
         preset.widths,
         preset.depths,
-        figures.INITS,
         steps=steps,
         record_steps=[steps],
         device="gpu",
