@@ -11,7 +11,6 @@ from fastdln.backends.cpu import haar as cpu
 from fastdln.backends.cpu.reflectors import frame_shape
 from fastdln.backends.devices import check_device, is_gpu
 from fastdln.backends.gpu import device as gpu
-from fastdln.backends.gpu import haar as gpu_haar
 from fastdln.rng import Seed, Stream, result_array, seed_key, stream_id
 from fastdln.utils import arrays, validation
 from fastdln.utils.suggestions import suggests_names
@@ -106,6 +105,8 @@ def _draw_on_gpu(
     special: bool,
 ) -> Any:
     """Return the frames as a CuPy array, hence `Any`: CuPy is optional and untyped."""
+    from fastdln.backends.gpu import haar as gpu_haar  # 25 ms that a draw on the CPU need not pay
+
     frames = gpu_haar.haar_batch(
         gpu.require_gpu(device), key, Stream.HAAR, 0, math.prod(batch), *shape, dtype, special
     )

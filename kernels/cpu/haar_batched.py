@@ -23,7 +23,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import DTypeLike
 
-from .jit import kernel, part
+from .jit import inlined, kernel, part
 from .random import Source, fill_interleaved
 from .reflectors import first_normal
 from .tile_products import clear, lanes_of
@@ -273,7 +273,7 @@ class BatchLayout(NamedTuple):
     end: int
 
 
-@part
+@inlined
 def make_layout(n: int, p: int, width: int) -> BatchLayout:
     """Return the layout of a batch with `width` lanes."""
     blocks = (p + BLOCK - 1) // BLOCK

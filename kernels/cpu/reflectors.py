@@ -156,7 +156,7 @@ def _pack(
             squares[a] += np.float64(row[a]) * np.float64(row[a])
 
 
-@kernel
+@part
 def finish_vectors(
     block: ReflectorBlock, squares: np.ndarray, sizes: np.ndarray, signs: np.ndarray
 ) -> None:
