@@ -1,5 +1,6 @@
 """The paper's Figures 1 and 2, each at three sizes."""
 
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
     from fastdln.reduction.plan import Plan
 
+# Draws a sweep.
+Draw = Callable[["xr.Dataset"], "Figure"]
+# The formats in which a figure is written.
+ENDINGS = ("png", "svg")
 # The dtype in which the networks of a figure are trained.
 DTYPE = "float32"
 
@@ -147,7 +152,7 @@ def _curves(dataset: "xr.Dataset") -> "Figure":
 def _figure(
     name: str,
     presets: Mapping[str, Preset],
-    draw: Callable[["xr.Dataset"], "Figure"],
+    draw: Draw,
     given: Arguments,
 ) -> tuple[Path, ...]:
     chosen = presets[validation.one_of("preset", given.preset, presets)]
@@ -157,10 +162,10 @@ def _figure(
         check_device_name("device", given.device)
     directory = _directory(given.output, f"{name}-{given.preset}")
     store = directory / f"{name}.zarr"
-    dataset = _sweep(f"{name}, preset {given.preset}", chosen, store, given)
-    files = directory / f"{name}.png", directory / f"{name}.svg"
+    dataset = _sweep(f"{name}, preset {given.preset}", chosen, store, given, draw)
     from fastdln.plot import save
 
+    files = tuple(directory / f"{name}.{ending}" for ending in ENDINGS)
     save(draw(dataset), *files)
     return (*files, store)
 
@@ -185,7 +190,7 @@ def _directory(output: str | os.PathLike[str] | None, default: str) -> Path:
     return directory
 
 
-def _sweep(title: str, preset: Preset, store: Path, given: Arguments) -> "xr.Dataset":
+def _sweep(title: str, preset: Preset, store: Path, given: Arguments, draw: Draw) -> "xr.Dataset":
     """Train the networks of a figure, and say before how long it may take."""
     from fastdln.objectives.regression import paper_regression
     from fastdln.sweeps.sweep import Hooks, run_sweep
@@ -207,13 +212,11 @@ def _sweep(title: str, preset: Preset, store: Path, given: Arguments) -> "xr.Dat
         given.client,
         None,
         progress=given.progress,
-        hooks=Hooks(announce, _load_plotting),
+        hooks=Hooks(announce, functools.partial(_drawn, draw)),
     )
 
 
-def _announcement(
-    runs: CellRuns, grid: Grid, pending: "dict[Cell, Plan]", estimates: bool
-) -> str:
+def _announcement(runs: CellRuns, grid: Grid, pending: "dict[Cell, Plan]", estimates: bool) -> str:
     """Return a line with the networks to train and, if asked for, the estimated time."""
     total = math.prod(grid.shape)
     parts = [
@@ -230,9 +233,9 @@ def _announcement(
     return "; ".join(parts)
 
 
-def _load_plotting() -> None:
-    """Load the modules and fonts that drawing and saving a figure take."""
-    from fastdln import plot  # noqa: F401
-    from fastdln.plot.style import load
+def _drawn(draw: Draw, dataset: "xr.Dataset") -> None:
+    """Draw a figure and forget it: modules and fonts are loaded for the next."""
+    from fastdln.plot.style import load_formats
 
-    load(("png", "svg"))
+    load_formats(ENDINGS)
+    draw(dataset)

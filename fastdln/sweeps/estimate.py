@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 # Networks larger than this take too long to draw for a measurement of a fraction of a second; at
 # this size they are far outside any cache, and the larger ones run at the same speed per operation.
 LARGEST_PROBE = 100_000_000
-PROBES = 4
-# A run tries out its pace in spans that grow to 10 ms; those after them are too long for a probe.
-PROBE_SECONDS = 0.01
+PROBES = 3
+# Time of a probe's steps, which begin with spans of one step and of a few.
+PROBE_SECONDS = 0.005
 
 
 def estimate(
@@ -28,11 +28,11 @@ def estimate(
 ) -> float:
     """Return the seconds that training all these cells would take: an upper estimate.
 
-    A few cells between the cheapest and the most expensive are trained for some 10 ms each, on as
-    many threads at a time as the sweep will use, for they share caches and memory. The other cells
-    are assumed to run at the speed of their neighbours in cost. Cells that converge or diverge
-    stop early, so the sweep usually takes less. Compiling the kernels, where this machine has not
-    done so yet, happens here and not in the sweep.
+    A few cells are trained for some milliseconds each, on as many threads at a time as the sweep
+    will use, for they share caches and memory. The other cells are assumed to run at the speed of
+    their neighbours in cost. Cells that converge or diverge stop early, so the sweep usually takes
+    less. Compiling the kernels, where this machine has not done so yet, happens here and not in
+    the sweep.
 
     Parameters
     ----------
@@ -58,13 +58,14 @@ def estimate(
 
 
 def _probes(plans: "Mapping[Cell, Plan]") -> list[Cell]:
-    """Return cells evenly spread in cost, increasing, of distinct costs."""
+    """Return cells of distinct costs, increasing: the last of every third of the work."""
     ordered = sorted(plans, key=lambda cell: plans[cell].flops_per_step)
     small = [c for c in ordered if plans[c].bytes <= LARGEST_PROBE] or ordered[:1]
-    flops = np.log([plans[c].flops_per_step for c in small])
-    wanted = np.linspace(flops[0], flops[-1], PROBES)
-    chosen = {int(np.searchsorted(flops, w - 1e-9).clip(0, len(small) - 1)) for w in wanted}
-    return [small[i] for i in sorted(chosen)]
+    flops = np.array([plans[c].flops_per_step for c in small])
+    done = np.cumsum(flops)
+    last = np.searchsorted(done, done[-1] * np.arange(1, PROBES + 1) / PROBES * (1 - 1e-12))
+    chosen = {float(flops[i]): small[i] for i in last}
+    return list(chosen.values())
 
 
 def _step_seconds(runs: "CellRuns", cell: Cell, workers: int, budget: float) -> float:
@@ -81,7 +82,8 @@ def _step_seconds(runs: "CellRuns", cell: Cell, workers: int, budget: float) -> 
         yield batch[0], {"seconds": pace.seconds}
 
     found = Threads(workers).results(paced, [(copy,) for copy in copies])
-    return max(values["seconds"] for _, values in filter(None, found))
+    # The least: on a busy machine a probe may wait for its processor longer than it runs.
+    return min(values["seconds"] for _, values in filter(None, found))
 
 
 # Steps of a probe that is not stopped before, because a step takes less than 20 ns.
@@ -98,23 +100,20 @@ class _Pace:
     Attributes
     ----------
     seconds : float
-        Seconds of one step, in the longest of the run's spans.
+        Seconds of a step, the least of all spans but the first: it holds drawing and compiling.
     """
 
     def __init__(self, budget: float):
         self.seconds = np.inf
-        self._budget = budget
-        self._longest, self._step = 0.0, 0
-        self._begun = self._last = time.perf_counter()
+        self._left = budget
+        self._step, self._last = 0, time.perf_counter()
 
     def __call__(self, step: int, loss: float) -> None:
         now = time.perf_counter()
         span, steps = now - self._last, step - self._step
-        # The first span holds drawing, and compiling.
-        if self._step and span > self._longest:
-            self.seconds, self._longest = span / steps, span
-        elif not self._step:
-            self.seconds, self._begun = span / steps, now
+        if self._step:
+            self.seconds = min(self.seconds, span / steps)
+            self._left -= span
         self._last, self._step = now, step
-        if now - self._begun > self._budget and self._longest:
+        if self._left <= 0:
             raise _MeasuredEnough

@@ -1,10 +1,12 @@
 """Train every network of a grid init × width × depth × seed, interruptible at any moment."""
 
 import contextlib
+import functools
 import inspect
 import os
 import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -144,11 +146,12 @@ class Hooks(NamedTuple):
     before : callable, optional
         Called with the runs, their device chosen, and the plans of the cells still to be trained.
     meanwhile : callable, optional
-        Called on a thread of its own once networks are in training.
+        Called on a thread of its own once networks are in training, with the dataset of a sweep in
+        which all cells are pending: to load what a use of the final dataset will need.
     """
 
     before: "Callable[[CellRuns, dict[Cell, Plan]], None] | None" = None
-    meanwhile: Callable[[], None] | None = None
+    meanwhile: "Callable[[xr.Dataset], None] | None" = None
 
 
 def run_sweep(
@@ -165,8 +168,12 @@ def run_sweep(
 
     Parameters and errors are those of `sweep`.
     """
-    from fastdln.sweeps.device import check_kernel, with_device
+    with ThreadPoolExecutor(1) as pool:
+        # The data's singular value decomposition runs beside these imports, some 0.1 s each.
+        objective = pool.submit(lambda: runs.objective)
+        from fastdln.sweeps.device import check_kernel, with_device
 
+        objective.result()
     hooks = Hooks() if hooks is None else hooks
     plans = runs.plans(grid.cells())
     runs = with_device(runs, plans, store, client)
@@ -184,7 +191,8 @@ def run_sweep(
             costs = {cell: work(plan, runs.config.steps) for cell, plan in pending.items()}
             tally = Tally(costs, runs.config.steps, finished=len(plans) - len(pending))
             order = _ordered(runs, pending, costs, executor)
-            _run(results, executor, runs.train, order, tally, progress, hooks.meanwhile)
+            aside = functools.partial(_aside, grid, hooks.meanwhile)
+            _run(results, executor, runs.train, order, tally, progress, aside)
         return grid.dataset(results.values, results.attributes)
 
 
@@ -205,11 +213,11 @@ def _run(
     order: list[CellBatch],
     tally: Tally,
     progress: bool,
-    meanwhile: Callable[[], None] | None,
+    meanwhile: Callable[[], None],
 ) -> None:
     """Train the cells in this order, and write the values of each as it ends."""
     shown: Silent | None = None
-    aside = threading.Thread(target=_aside, args=(meanwhile,), name="fastdln-aside", daemon=True)
+    aside = threading.Thread(target=meanwhile, name="fastdln-aside", daemon=True)
     try:
         with ExitStack() as stack:
             for found in stack.enter_context(closing(executor.results(train, order))):
@@ -230,13 +238,12 @@ def _run(
     aside.join()
 
 
-def _aside(meanwhile: Callable[[], None] | None) -> None:
-    """Load, while networks are in training, what their results will need."""
-    with contextlib.suppress(Exception):  # it is raised again where the results need it
-        import xarray  # noqa: F401
-
+def _aside(grid: Grid, meanwhile: "Callable[[xr.Dataset], None] | None") -> None:
+    """Load, while networks are in training, what the dataset and its use will need."""
+    with contextlib.suppress(Exception):  # an error is raised again where the results are used
+        dataset = grid.dataset(grid.empty(), {})
         if meanwhile is not None:
-            meanwhile()
+            meanwhile(dataset)
 
 
 def work(plan: "Plan", steps: int) -> float:
