@@ -39,11 +39,13 @@ def chunk_writer(array: "zarr.Array[Any]", directory: Path) -> ChunkWriter:
     encode = _encoder(metadata)
     if encode is None:
         return array.__setitem__
+    # The store's lock lets one process write, so one name is enough.
+    unfinished = directory / ".unfinished"
 
     def write(index: tuple[int, ...], value: Any) -> None:
         further = len(metadata["shape"]) - len(index)
         path = directory.joinpath("c", *map(str, index), *["0"] * further)
-        _replace(path, encode(value))
+        _replace(path, unfinished, encode(value))
 
     return write
 
@@ -73,13 +75,11 @@ def _full(named: Any) -> dict[str, Any]:
     return {"configuration": {}, **named}
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _replace(path: Path, unfinished: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all, whenever the process is killed."""
-    # The store's lock lets one process write, so one name is enough.
-    unfinished = path.with_name(f"{path.name}.partial")
+    unfinished.write_bytes(data)
     try:
-        unfinished.write_bytes(data)
+        os.replace(unfinished, path)
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(data)
-    os.replace(unfinished, path)
+        os.replace(unfinished, path)

@@ -80,7 +80,7 @@ class Store:
         """Return every variable as an array; pending cells hold the fill values."""
         values = self.grid.empty()
         if not self._new:
-            group = _open_group(self.path)
+            group: Any = _open_group(self.path)
             for name, array in values.items():
                 array[...] = group[name][...]
         return values
@@ -101,7 +101,7 @@ class Store:
     @functools.cached_property
     def _writers(self) -> dict[str, ChunkWriter]:
         self.create()
-        group = _open_group(self.path)
+        group: Any = _open_group(self.path)
         return {name: chunk_writer(group[name], self.path / name) for name in VARIABLES}
 
 
