@@ -26,13 +26,14 @@ def available() -> int:
         return limit
     text = os.environ.get("FASTDLN_NUM_THREADS")
     if text is None:
-        return _processors()
+        return processors()
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise ValueError(f"FASTDLN_NUM_THREADS is {text!r}; it must be a positive whole number")
     return int(text)
 
 
-def _processors() -> int:
+def processors() -> int:
+    """Return how many processors this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
