@@ -88,10 +88,12 @@ def sweep(
     method : str
         ``"auto"``, ``"dense"`` or ``"reduced"``, as in `fastdln.train`.
     workers : int, optional
-        Threads of this process that train networks; None means all.
+        Networks, or batches of small ones, that are trained at a time by this process, each on a
+        thread of its own; None means as many as `threads`.
     **options
         ``optimizer``, ``momentum``, ``nesterov``, ``weight_decay``, ``batch_size``, ``gain``,
-        ``kernel`` and ``tolerance``, as in `fastdln.train`, the same for all networks.
+        ``kernel`` and ``tolerance``, as in `fastdln.train`, the same for all networks; and
+        ``threads``, the most that this process uses altogether, which a store does not record.
 
     Returns
     -------
@@ -132,7 +134,8 @@ def sweep(
     runs = CellRuns.of(problem, config, record_steps)
     grid = axes.grid(given, runs.record_steps)
     plans = runs.plans(grid.cells())
-    runs = with_device(runs, plans, store, client)
+    with threads.limited(config.threads):
+        runs = with_device(runs, plans, store, client)
     check_kernel(runs)
     attributes = runs.attributes(grid, needs_fingerprint=store is not None)
     executor = _executor(client, workers, runs)
@@ -186,6 +189,7 @@ def work(plan: "Plan", steps: int) -> float:
 
 def _executor(client: Any, workers: int | None, runs: CellRuns) -> Executor:
     """Return the executor of the cells: threads, a cluster, or a GPU."""
+    most = runs.config.threads
     if client is None and runs.config.device != "cpu":
         from fastdln.sweeps.gpu_executor import OneGpu
 
@@ -193,14 +197,16 @@ def _executor(client: Any, workers: int | None, runs: CellRuns) -> Executor:
             raise ValueError("workers is for the CPU; a GPU takes as many networks as fit")
         return OneGpu(runs)
     if client is None:
-        count = (
-            threads.available()
-            if workers is None
-            else validation.positive_integer("workers", workers)
-        )
+        if workers is None:
+            with threads.limited(most):
+                return Threads(threads.available())
+        count = validation.positive_integer("workers", workers)
+        if most is not None and count > most:
+            raise ValueError(f"workers must be at most threads ({most}), not {count}")
         return Threads(count)
-    if workers is not None:
-        raise ValueError("workers is for this process; with a client its workers decide")
+    for name, value in (("workers", workers), ("threads", most)):
+        if value is not None:
+            raise ValueError(f"{name} is for this process; with a client its workers decide")
     return Cluster(client)
 
 

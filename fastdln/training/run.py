@@ -18,7 +18,7 @@ from fastdln.reduction.initial_layers import InitialLayers
 from fastdln.reduction.lifting import Lift, LiftedWeights, Origins, layer_shapes
 from fastdln.result import TrainResult
 from fastdln.training.prepared import PreparedRun
-from fastdln.utils import validation
+from fastdln.utils import threads, validation
 
 
 class Run:
@@ -115,7 +115,11 @@ class Run:
         return initial.layers
 
     def train(self, callback: Callback | None = None) -> TrainResult:
-        """Train this run alone, not in a batch."""
+        """Train this run alone, not in a batch, by at most as many threads as its options allow."""
+        with threads.limited(self.prepared.config.threads):
+            return self._train(callback)
+
+    def _train(self, callback: Callback | None) -> TrainResult:
         config, earlier = self.prepared.config, self.checkpoint.steps
         with selection.make_trainer(self.workload, self.prepared.launcher) as trainer:
             trainer.advance(0)
@@ -189,9 +193,11 @@ class ResumeState(NamedTuple):
     layer: Callable[[int], np.ndarray]
     optimizer_state: tuple[tuple[np.ndarray, ...], ...]
 
-    def run(self, losses: np.ndarray, seconds: float, steps: int) -> Run:
-        """Return the run of `steps` more steps, after these losses and seconds."""
-        config = dataclasses.replace(self.prepared.config, steps=steps)
+    def run(
+        self, losses: np.ndarray, seconds: float, steps: int, threads: int | None = None
+    ) -> Run:
+        """Return the run of `steps` more steps by `threads`, after these losses and seconds."""
+        config = dataclasses.replace(self.prepared.config, steps=steps, threads=threads)
         prepared = dataclasses.replace(self.prepared, config=config)
         return Run(
             prepared,
