@@ -304,6 +304,7 @@ def _report(result: "TrainResult") -> str:
         "status": f"{result.status} after {result.steps_taken:,} steps",
         "learning rate": f"{result.learning_rate:.6g}",
         "time": f"{result.seconds:.3f} s ({result.method}, {result.device})",
+        "compiling": f"{result.compile_seconds:.3f} s",
     }
     return "\n".join(f"{name:<14} {value}" for name, value in lines.items())
 

@@ -13,7 +13,8 @@ from fastdln.sweeps.executors import Cluster, Executor, Threads
 from fastdln.sweeps.grid import Cell, Grid
 from fastdln.sweeps.progress import Tally, reporter
 from fastdln.sweeps.results import ResultsInMemory, open_results
-from fastdln.utils import memory, threads, validation
+from fastdln.utils import memory, validation
+from fastdln.utils.threads import available, limited
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,6 +40,7 @@ def sweep(
     dtype: "DTypeLike | None" = TrainConfig.dtype,
     learning_rate: float | None = TrainConfig.learning_rate,
     method: str = TrainConfig.method,
+    threads: int | None = TrainConfig.threads,
     workers: int | None = None,
     **options: Any,
 ) -> "xr.Dataset":
@@ -87,13 +89,14 @@ def sweep(
         The paper's step size η for all networks; None means each depth's largest of Theorem 4.1.
     method : str
         ``"auto"``, ``"dense"`` or ``"reduced"``, as in `fastdln.train`.
+    threads : int, optional
+        Most threads that this process uses, as in `fastdln.train`; a store does not record it.
     workers : int, optional
         Networks, or batches of small ones, that are trained at a time by this process, each on a
         thread of its own; None means as many as `threads`.
     **options
         ``optimizer``, ``momentum``, ``nesterov``, ``weight_decay``, ``batch_size``, ``gain``,
-        ``kernel`` and ``tolerance``, as in `fastdln.train`, the same for all networks; and
-        ``threads``, the most that this process uses altogether, which a store does not record.
+        ``kernel`` and ``tolerance``, as in `fastdln.train`, the same for all networks.
 
     Returns
     -------
@@ -127,6 +130,7 @@ def sweep(
         "learning_rate": learning_rate,
         "method": method,
         "device": device,
+        "threads": threads,
     }
     config = TrainConfig(**options)
     if client is None:
@@ -134,7 +138,7 @@ def sweep(
     runs = CellRuns.of(problem, config, record_steps)
     grid = axes.grid(given, runs.record_steps)
     plans = runs.plans(grid.cells())
-    with threads.limited(config.threads):
+    with limited(config.threads):
         runs = with_device(runs, plans, store, client)
     check_kernel(runs)
     attributes = runs.attributes(grid, needs_fingerprint=store is not None)
@@ -198,8 +202,8 @@ def _executor(client: Any, workers: int | None, runs: CellRuns) -> Executor:
         return OneGpu(runs)
     if client is None:
         if workers is None:
-            with threads.limited(most):
-                return Threads(threads.available())
+            with limited(most):
+                return Threads(available())
         count = validation.positive_integer("workers", workers)
         if most is not None and count > most:
             raise ValueError(f"workers must be at most threads ({most}), not {count}")

@@ -3,6 +3,7 @@
 from fastdln.optim.loop import Callback
 from fastdln.result import TrainResult
 from fastdln.utils import validation
+from fastdln.utils.stopwatch import Stopwatch
 from fastdln.utils.suggestions import suggests_names
 from fastdln.utils.threads import checked
 
@@ -63,4 +64,5 @@ def resume(
         raise ValueError("result is of a run that diverged: there is nothing to go on from")
     if result.status == "converged":
         return result
-    return result.state.run(result.loss, result.seconds, steps, threads).train(callback)
+    watch = Stopwatch(result.seconds, result.compile_seconds)
+    return result.state.run(result.loss, watch, steps, threads).train(callback)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from fastdln.reduction.lifting import Lift, LiftedWeights, Origins, layer_shapes
 from fastdln.result import TrainResult
 from fastdln.training.prepared import PreparedRun
 from fastdln.utils import threads, validation
+from fastdln.utils.stopwatch import Stopwatch
 
 
 class Run:
@@ -32,8 +32,8 @@ class Run:
         The minibatch of each step, counted from the start of the first run.
     initial_layers : callable
         Draws the layers to train.
-    started : float
-        Start of the run, by `time.perf_counter`.
+    watch : Stopwatch
+        Measures the run's time.
     checkpoint : Checkpoint
         Point from which the run starts.
     earlier_losses : ndarray
@@ -46,12 +46,12 @@ class Run:
         learning_rate: float,
         schedule: Minibatches | None,
         initial_layers: Callable[[], InitialLayers],
-        started: float,
+        watch: Stopwatch,
         checkpoint: Checkpoint = START,
         earlier_losses: np.ndarray | None = None,
     ):
         self.prepared, self.learning_rate, self.schedule = prepared, learning_rate, schedule
-        self.checkpoint, self.started = checkpoint, started
+        self.checkpoint, self.watch = checkpoint, watch
         self.keeps_origins = True
         self._initial_layers = initial_layers
         self._earlier = np.empty(0) if earlier_losses is None else earlier_losses
@@ -63,12 +63,12 @@ class Run:
         prepared: PreparedRun,
         key: int,
         learning_rate: float | None = None,
-        started: float | None = None,
+        watch: Stopwatch | None = None,
     ) -> "Run":
         """Return the run of a seed (its `seed_key`) and a learning rate; nothing is drawn yet.
 
-        None means the theorem's largest learning rate. The run's time counts from `started`, a
-        value of `time.perf_counter`, or from now.
+        None means the theorem's largest learning rate. The run's time counts on `watch`, or from
+        now.
 
         Raises
         ------
@@ -84,7 +84,7 @@ class Run:
             rate,
             minibatches(prepared.problem, prepared.config.batch_size, key),
             functools.partial(prepared.initial_layers, key),
-            time.perf_counter() if started is None else started,
+            Stopwatch() if watch is None else watch,
         )
 
     @property
@@ -137,11 +137,13 @@ class Run:
         """Return the result of the run that ended with this outcome."""
         prepared, losses = self.prepared, np.concatenate([self._earlier[:-1], outcome.losses])
         steps = losses.size - 1
+        seconds, compile_seconds = self.watch.read()
         return TrainResult(
             loss=losses,
             status=outcome.status,
             steps_taken=steps,
-            seconds=time.perf_counter() - self.started,
+            seconds=seconds,
+            compile_seconds=compile_seconds,
             method=prepared.plan.method,
             reason=prepared.reason,
             device=prepared.config.device,
@@ -194,9 +196,9 @@ class ResumeState(NamedTuple):
     optimizer_state: tuple[tuple[np.ndarray, ...], ...]
 
     def run(
-        self, losses: np.ndarray, seconds: float, steps: int, threads: int | None = None
+        self, losses: np.ndarray, watch: Stopwatch, steps: int, threads: int | None = None
     ) -> Run:
-        """Return the run of `steps` more steps by `threads`, after these losses and seconds."""
+        """Return the run of `steps` more steps by `threads`, after these losses."""
         config = dataclasses.replace(self.prepared.config, steps=steps, threads=threads)
         prepared = dataclasses.replace(self.prepared, config=config)
         return Run(
@@ -204,7 +206,7 @@ class ResumeState(NamedTuple):
             self.learning_rate,
             self.schedule,
             self._initial_layers,
-            time.perf_counter() - seconds,
+            watch,
             Checkpoint(losses.size - 1, self.optimizer_state, float(losses[0])),
             losses,
         )

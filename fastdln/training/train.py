@@ -1,6 +1,5 @@
 """Train one network: `fastdln.train`."""
 
-import time
 from collections.abc import Sequence
 
 from numpy.typing import DTypeLike
@@ -14,6 +13,7 @@ from fastdln.rng import Seed, seed_key
 from fastdln.training.prepared import prepare
 from fastdln.training.run import Run
 from fastdln.utils import validation
+from fastdln.utils.stopwatch import Stopwatch
 from fastdln.utils.suggestions import suggests_names
 
 
@@ -124,8 +124,8 @@ def train(
     MemoryError
         If the network does not fit in memory; names the bytes.
     """
-    started, config = time.perf_counter(), TrainConfig.from_arguments(locals())
+    watch, config = Stopwatch(), TrainConfig.from_arguments(locals())
     key = seed_key(seed)
     validation.function("callback", callback)
     prepared = prepare(problem, config, network)
-    return Run.of(prepared, key, learning_rate, started).train(callback)
+    return Run.of(prepared, key, learning_rate, watch).train(callback)
