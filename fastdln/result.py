@@ -39,7 +39,8 @@ class TrainResult:
         Used by `fastdln.resume`; None unless the run was `resumable`.
     compile_seconds : float
         Wall time in which the run waited for kernels to be compiled, or loaded from the disk: some
-        seconds in the first run on a machine, less in the first of a process, then 0.
+        seconds in the first run on a machine, less in the first of a process, then 0. Of a resumed
+        run, that of all its parts.
     """
 
     loss: np.ndarray

@@ -13,6 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 import fastdln
+from fastdln import figures
 from fastdln.command_options import with_run_options
 from fastdln.config import TrainConfig, details, option
 from fastdln.rng import Seed, seed_key
@@ -267,7 +268,7 @@ def test_every_function_refuses_wrong_numbers_of_threads(count, tmp_path):
         lambda: fastdln.resume(run, steps=1, threads=count),
         lambda: fastdln.sweep(p, [3], [2], threads=count, store=tmp_path / "s"),
         lambda: fastdln.haar_orthogonal(3, threads=count),
-        lambda: fastdln.figures.figure1("quick", tmp_path / "f", threads=count),
+        lambda: figures.figure1("quick", tmp_path / "f", threads=count),
         lambda: TrainConfig(threads=count),
     ]
     for call in calls:

@@ -103,7 +103,8 @@ def sweep(
     xarray.Dataset
         Dimensions init, width, depth, seed and step. Variables: ``loss`` (float64; of a
         converged network the last value reached from then on, of a diverged one inf),
-        ``initial_loss``, ``learning_rate``, ``steps_taken``, ``seconds``, ``method`` and
+        ``initial_loss``, ``learning_rate``, ``steps_taken``, ``seconds`` (without the compiling of
+        kernels), ``method`` and
         ``status`` (``"completed"``, ``"converged"``, ``"diverged"``; in a store that is not
         finished also ``"pending"``).
 

@@ -116,12 +116,11 @@ class Run:
 
     def train(self, callback: Callback | None = None) -> TrainResult:
         """Train this run alone, not in a batch, by at most as many threads as its options allow."""
-        with threads.limited(self.prepared.config.threads):
-            return self._train(callback)
-
-    def _train(self, callback: Callback | None) -> TrainResult:
         config, earlier = self.prepared.config, self.checkpoint.steps
-        with selection.make_trainer(self.workload, self.prepared.launcher) as trainer:
+        with (
+            threads.limited(config.threads),
+            selection.make_trainer(self.workload, self.prepared.launcher) as trainer,
+        ):
             trainer.advance(0)
             while trainer.step < config.steps and not trainer.finished:
                 trainer.advance(config.steps)
