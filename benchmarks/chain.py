@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import fastdln
-from fastdln.backends.cpu.cost_model import Choice
+from fastdln.backends.cpu.cost_model import Choice, segment_count
 
 from . import chain_peers, common
 from .chain_steps import DTYPES, Steps, roofline, step_times
@@ -237,8 +237,7 @@ def table(dtypes: list[str], cases: list[str], rounds: int = 5) -> None:
 
 def chosen(choice: Choice) -> str:
     """Return the text of a choice for the table: kernel, threads and their partition."""
-    shared = f" by {choice.sharing}" if choice.team > 1 else ""
-    return f"{choice.kernel}, {choice.team}{shared}"
+    return f"{choice.kernel}, {choice.team.name}"
 
 
 def calibrate() -> None:
@@ -254,7 +253,7 @@ def calibrate() -> None:
     thin = {
         "alone": Steps("64x100", "float32", "two-pass", 1),
         "layers": Steps("64x100", "float32", "two-pass", 2, "layers"),
-        "rows": Steps("64x100", "float32", "two-pass", 2, "rows"),
+        "segments": Steps("64x100", "float32", "two-pass", 2, "segments"),
     }
     seconds = step_times({name: steps.run for name, steps in thin.items()}, 0.1)
     layout = thin["alone"].layout
@@ -262,7 +261,9 @@ def calibrate() -> None:
     layer = max(seconds["alone"] - work, 0) / layout.depth
     halved = seconds["alone"] - work / 2
     barrier = (seconds["layers"] - halved) / (2 * layout.depth + 2)
-    shared = (seconds["rows"] - halved - 2 * barrier) / (layout.size * 4 / 2)
+    handovers = 2 * segment_count(layout.depth, 2)
+    bytes_over = handovers * layout.q_padded / 2 * layout.widest * 4
+    shared = (seconds["segments"] - halved - 2 * handovers * barrier) / bytes_over
     print("flops_per_second", {name: f"{rate:.3g}" for name, rate in rates.items()})
     print("seconds_per_byte", *(f"{x:.2g}" for x in traffic))
     print(f"seconds_per_barrier {barrier:.2g}")

@@ -7,12 +7,15 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastdln.kernels.cpu.compile_time import charge, measured
+from fastdln.kernels.cpu.compile_time import charge, compile_seconds, measured
 from fastdln.utils import cgroups, validation
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Variables by which users and job schedulers limit the threads of other libraries in the process.
 _OTHERS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -132,19 +135,25 @@ def spread(function: Callable[..., Any], chunks: Iterable[tuple[Any, ...]]) -> l
     return [result for result, _ in results]
 
 
-def run_team(pool: ThreadPoolExecutor, team: int, work: Callable[..., Any]) -> Any:
+def run_team(
+    pool: ThreadPoolExecutor, team: int, work: Callable[..., Any], barrier: "np.ndarray"
+) -> Any:
     """Call ``work(rank, team, barrier)`` for every member of a team; return member 0's result.
 
-    A team of one runs in the calling thread. If a member cannot be started (Ctrl-C, no
-    thread left) or fails, the barrier is aborted, and the exception is raised once the others
-    have returned.
+    Member 0 is the calling thread. If a member cannot be started (Ctrl-C, no thread left) or
+    fails, the barrier is aborted, and the exception is raised once the others have returned.
+
+    Parameters
+    ----------
+    pool : ThreadPoolExecutor
+        Runs the other members.
+    team : int
+    work : callable
+    barrier : ndarray
+        A new barrier, from `fastdln.kernels.cpu.team.new_barrier`.
     """
     # Imported here: `import fastdln` must not import numba.
-    from fastdln.kernels.cpu.team import abort, new_barrier
-
-    barrier = new_barrier()
-    if team == 1:
-        return work(0, 1, barrier)
+    from fastdln.kernels.cpu.team import abort
 
     @measured
     def member(rank: int) -> Any:
@@ -154,13 +163,17 @@ def run_team(pool: ThreadPoolExecutor, team: int, work: Callable[..., Any]) -> A
             abort(barrier)
             raise
 
+    begun = compile_seconds()
     members: list[Future[Any]] = []
     try:
-        for rank in range(team):
+        for rank in range(1, team):
             members.append(pool.submit(member, rank))
+        result = work(0, team, barrier)
     except BaseException:
         abort(barrier)
+        wait(members)
         raise
-    results = [future.result() for future in members]
-    charge(max(seconds for _, seconds in results))
-    return results[0][0]
+    # Members wait for each other: what the slowest took to compile delayed all of them.
+    slowest = max([0.0, *(future.result()[1] for future in members)])
+    charge(max(0.0, slowest - (compile_seconds() - begun)))
+    return result

@@ -11,13 +11,14 @@ import pytest
 from fastdln.kernels.cpu import two_pass
 from fastdln.kernels.cpu.compile_time import charge, compile_seconds
 from fastdln.kernels.cpu.groups import Member
+from fastdln.kernels.cpu.team import new_barrier
 from fastdln.utils import threads
 
 
 class LastThreads(ThreadPoolExecutor):
     """A pool that can start one thread only."""
 
-    left = 1
+    left = 0
 
     def submit(self, *arguments):
         if not self.left:
@@ -37,7 +38,7 @@ def work(rng):
 @pytest.mark.parametrize("size", [2, 3])
 def test_nobody_waits_for_a_member_that_was_never_started(size, work):
     with LastThreads(size) as pool, pytest.raises(KeyboardInterrupt):
-        threads.run_team(pool, size, work)
+        threads.run_team(pool, size, work, new_barrier())
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -48,7 +49,7 @@ def test_nobody_waits_for_a_member_that_failed(size, work):
         return work(rank, size, barrier)
 
     with ThreadPoolExecutor(size) as pool, pytest.raises(MemoryError, match="no memory"):
-        threads.run_team(pool, size, failing)
+        threads.run_team(pool, size, failing, new_barrier())
 
 
 def test_the_first_member_gives_the_result_and_the_slowest_compiling_counts():
@@ -58,7 +59,7 @@ def test_the_first_member_gives_the_result_and_the_slowest_compiling_counts():
 
     before = compile_seconds()
     with ThreadPoolExecutor(3) as pool:
-        assert threads.run_team(pool, 3, work) == 0
+        assert threads.run_team(pool, 3, work, new_barrier()) == 0
     assert compile_seconds() - before == pytest.approx(2.5)
     with threads.limited(3):
         assert threads.spread(lambda rank: work(rank, 3, None), [(0,), (1,), (2,)]) == [0, 1, 2]
