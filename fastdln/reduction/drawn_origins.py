@@ -70,7 +70,8 @@ class DrawnOrigins(ReducedOrigins):
 
     def basis(self, boundary: int) -> np.ndarray:
         """Return Q_i of a hidden boundary."""
-        return self._reader(0).basis(boundary - 1)
+        # Q alone needs no product, of which a block has several.
+        return self._bases.Q if boundary == 1 else self._reader(0).basis(boundary - 1)
 
     def first_rows(self) -> np.ndarray:
         """Return ``Q_1ᵀ Ŵ_1(0)``."""
