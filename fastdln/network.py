@@ -122,8 +122,8 @@ class Network:
     def end_to_end(self) -> np.ndarray:
         """Return the end-to-end matrix ``M = Ŵ_L ··· Ŵ_1``, shape (d_y, d_x).
 
-        That of a reduced run comes from the narrow network that was trained: it takes milliseconds
-        for any width, and is the product of the layers to rounding.
+        That of a reduced run comes from the narrow network that was trained: it takes milliseconds,
+        and is the product of the layers to rounding (of a given network, to its rank tolerance).
         """
         if self._products is not None:
             return self._products.end_to_end().astype(self.dtype, copy=False)
