@@ -14,7 +14,8 @@ from fastdln.network import Network
 from fastdln.optim.loop import START, Callback, Checkpoint
 from fastdln.optim.minibatches import Minibatches, minibatches
 from fastdln.reduction.initial_layers import InitialLayers
-from fastdln.reduction.lifting import Lift, LiftedWeights, Origins, layer_shapes
+from fastdln.reduction.lifting import Lift
+from fastdln.reduction.origins import NoOrigins, Origins
 from fastdln.result import TrainResult
 from fastdln.training.prepared import PreparedRun
 from fastdln.utils import threads, validation
@@ -55,7 +56,7 @@ class Run:
         self.keeps_origins = True
         self._initial_layers = initial_layers
         self._earlier = np.empty(0) if earlier_losses is None else earlier_losses
-        self._origins: Origins = _no_origin
+        self._origins: Origins = NoOrigins()
 
     @classmethod
     def of(
@@ -155,8 +156,8 @@ class Run:
         """Return the trained network at full width, holding only the data its weights need."""
         chosen, optimizer = self.prepared.plan, self.prepared.optimizer
         factor = functools.partial(optimizer.complement_factor, self.learning_rate, steps)
-        form = Lift(self._origins, layer, factor)
-        return Network.trusted(LiftedWeights(layer_shapes(chosen.full_widths), chosen.dtype, form))
+        lift = Lift(self._origins, layer, factor)
+        return Network.trusted(lift.weights(chosen.full_widths, chosen.dtype))
 
     def _state(self, outcome: Outcome) -> "ResumeState":
         """Return the state to resume from, without data needed only at the start of the run."""
@@ -213,8 +214,3 @@ class ResumeState(NamedTuple):
     def _initial_layers(self) -> InitialLayers:
         depth = len(self.prepared.plan.full_widths) - 1
         return InitialLayers((self.layer(i) for i in range(depth)), self.origins)
-
-
-def _no_origin(index: int) -> None:
-    """Return None, for a layer that was trained at full width or whose origin is not kept."""
-    return None
