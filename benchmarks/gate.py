@@ -3,12 +3,15 @@
 Each states its noise: how much larger the largest of ten values was than the least, on a shared
 virtual machine of two processors while other programs ran. Values do not depend on a machine's
 state, because they are of one of two kinds: counts, and times over that of a fixed piece of work
-in NumPy, both on one thread, in turns, the least of many (`common.minima`).
+in NumPy, both on one thread, in turns, the least of many (`common.minima`). `benchmarks.memory` is
+as steady.
 ``python -m benchmarks.noise`` measures the noise.
 """
 
+import sys
 import tempfile
-from pathlib import Path
+import threading
+from itertools import count
 
 import numpy as np
 
@@ -17,7 +20,7 @@ import fastdln
 from . import common
 
 # Seconds of turns for one value.
-SECONDS = 1.0
+SECONDS = 1.5
 FIXED = {"tolerance": 0.0, "learning_rate": 1e-9, "init": "gaussian", "dtype": "float32"}
 # Runs of some milliseconds in the second-level cache, by what they exercise.
 RUNS = {
@@ -27,7 +30,6 @@ RUNS = {
     "momentum": {"width": 64, "depth": 10, "steps": 100, "momentum": 0.9},
     "adam": {"width": 64, "depth": 10, "steps": 50, "optimizer": "adam"},
     "reduced": {"width": 200, "depth": 20, "steps": 100, "init": "orthogonal"},
-    "the call": {"width": 4, "depth": 2, "steps": 1},
 }
 
 
@@ -95,33 +97,51 @@ class Haar:
         return over_fixed_work(sample)
 
 
-class Sweep:
-    """Time of a sweep of 8 small cells over fixed work, in memory and with a new store."""
+class Calls:
+    """Number of calls of functions in one call of `train` or `sweep`, from its second on.
 
-    params = [["memory", "store"]]
-    param_names = ["results"]
-    unit = "ratio"
-    noise = 0.1
+    It stands for the time that Python takes, which is too noisy to guard a change.
+    """
 
-    def track_sweep(self, results):
-        count = 0
+    params = [["train", "sweep", "sweep with a store"]]
+    param_names = ["function"]
+    unit = "calls"
+    noise = 0.02
 
-        def sweep():
-            nonlocal count
-            count += 1
-            fastdln.sweep(
-                fastdln.paper_regression(),
-                widths=[8, 16],
-                depths=[2, 4],
-                steps=20,
-                dtype="float32",
-                device="cpu",
-                progress=False,
-                store=None if results == "memory" else Path(directory, str(count)),
+    def track_calls(self, function):
+        problem = fastdln.paper_regression()
+        if function == "train":
+            return calls_of(lambda: fastdln.train(problem, width=4, depth=2, steps=1))
+        grid = {"widths": [8, 16], "depths": [2, 4], "steps": 20}
+        with common.one_thread(), tempfile.TemporaryDirectory() as directory:
+            stores = (None if function == "sweep" else f"{directory}/{n}" for n in count())
+            return calls_of(
+                lambda: fastdln.sweep(
+                    problem, **grid, store=next(stores), device="cpu", progress=False
+                )
             )
 
-        with tempfile.TemporaryDirectory() as directory:
-            return over_fixed_work(sweep)
+
+def calls_of(function):
+    """Return how many functions a call calls, the functions of threads that it starts included."""
+    calls = 0
+
+    def note(frame, event, argument):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    # Threads that a first call starts and leaves, such as Zarr's, are counted, too.
+    threading.setprofile(note)
+    try:
+        for _ in range(2):
+            function()
+        calls = 0
+        sys.setprofile(note)
+        function()
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    return calls
 
 
 class Start:

@@ -1,7 +1,6 @@
 """Time sweeps of small networks, in memory and with a store, and continuing one."""
 
 import shutil
-import tempfile
 from pathlib import Path
 
 import fastdln
@@ -42,26 +41,27 @@ class Store:
     timeout = 300
 
     def setup(self):
-        """Make the store of a finished sweep, once, and copies for the sample that follows."""
-        if not hasattr(self, "_directory"):
-            self._directory = tempfile.TemporaryDirectory()
-            self.path = Path(self._directory.name)
-            sweep(self.path / "done")
+        """Make the store of a finished sweep, once, and a half done one for the next sample.
+
+        asv gives every benchmark an empty directory to work in, and removes it.
+        """
+        if not Path("done").exists():
+            sweep("done")
         for name in ("new", "half"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        shutil.copytree(self.path / "done", self.path / "half")
+            shutil.rmtree(name, ignore_errors=True)
+        shutil.copytree("done", "half")
         # A cell's status is written last: a cell without one was interrupted.
-        for init in (self.path / "half/status/c").iterdir():
+        for init in Path("half/status/c").iterdir():
             shutil.rmtree(next(init.iterdir()))
 
     def time_new(self):
-        sweep(self.path / "new")
+        sweep("new")
 
     def time_half_done(self):
-        sweep(self.path / "half")
+        sweep("half")
 
     def time_done(self):
-        sweep(self.path / "done")
+        sweep("done")
 
     def time_read(self):
-        store.read(self.path / "done")
+        store.read("done")
