@@ -22,7 +22,7 @@ CASES = ["100x4", "26x700", "100x200", "300x30", "1000x50"]
 class Step:
     """Seconds of a step in a long run, by every kernel."""
 
-    params = (["100x4", "26x700", "300x30"], DTYPES, ["two-pass", "zigzag"])
+    params = (["100x4", "300x30"], DTYPES, ["two-pass", "zigzag"])
     param_names = ("width x depth", "dtype", "kernel")
     unit = "s"
     timeout = 300
@@ -53,7 +53,7 @@ class Peers:
 class Roofline:
     """Ratio of fastdln's time to the least that the machine's measured rates allow."""
 
-    params = (["100x4", "100x200", "1000x50"], DTYPES)
+    params = (["100x4", "300x30"], DTYPES)
     param_names = ("width x depth", "dtype")
     unit = "ratio"
     timeout = 600
@@ -67,7 +67,7 @@ class Roofline:
 class Growth:
     """Seconds per layer against depth."""
 
-    params = ([100, 1000, 10_000, 100_000],)
+    params = ([100, 10_000],)
     param_names = ("depth",)
     unit = "s"
     timeout = 300
@@ -80,7 +80,7 @@ class Growth:
 class Width:
     """Seconds per 10⁹ flops against width."""
 
-    params = ([16, 64, 256, 1024, 2048],)
+    params = ([16, 256, 2048],)
     param_names = ("width",)
     unit = "s"
     timeout = 300

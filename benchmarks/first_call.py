@@ -41,7 +41,7 @@ class FirstCall:
 
     def track_warm_first_call(self, init):
         first_call_seconds(init)
-        return min(first_call_seconds(init) for _ in range(3))
+        return min(first_call_seconds(init) for _ in range(2))
 
 
 class Import:

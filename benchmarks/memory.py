@@ -29,7 +29,7 @@ print(json.dumps(status("VmHWM") - before))
 class Memory:
     """Ratio of the peak memory of one large network to the bytes of its weights."""
 
-    params = ["1024x16", "3072x6"]
+    params = ["1024x16"]
     param_names = ("width x depth",)
     unit = "ratio"
     timeout = 300

@@ -21,7 +21,7 @@ def peer_seconds(run, steps, repeats):
 class ReducedAgainstDense:
     """Ratio of fastdln's reduced step to a peer's step at full width."""
 
-    params = [["100x10", "1000x50"], chain_peers.PEERS]
+    params = [["300x50"], chain_peers.PEERS]
     param_names = ["width × depth", "peer"]
     unit = "ratio"
     timeout = 300
@@ -52,7 +52,7 @@ class ReducedAgainstReduced:
 class Step:
     """Seconds of a step of reduced training at depth 700, which do not depend on the width."""
 
-    params = [[100, 10_000, 1_000_000]]
+    params = [[100, 100_000]]
     param_names = ["width"]
     unit = "s"
     timeout = 300
@@ -64,7 +64,7 @@ class Step:
 class Draw:
     """Seconds to draw a very wide network for a reduced run, without training."""
 
-    params = [[1000, 1_000_000]]
+    params = [[1000, 100_000]]
     param_names = ["width"]
     rounds = 1
     repeat = (2, 5, 1.0)
