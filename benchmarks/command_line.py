@@ -10,7 +10,6 @@ COMMANDS = {
     "--help": "--help",
     "info": "info",
     "train": "train --width 20 --depth 4 --steps 100",
-    "train --save --plot": "train --width 20 --depth 4 --steps 100 --save run.npz --plot loss.png",
     "sweep": "sweep run.zarr --widths 10,20 --depths 2,4 --steps 50 --dtype float32 --quiet",
 }
 

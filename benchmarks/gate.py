@@ -20,7 +20,7 @@ import fastdln
 from . import common
 
 # Seconds of turns for one value.
-SECONDS = 1.5
+SECONDS = 1.0
 FIXED = {"tolerance": 0.0, "learning_rate": 1e-9, "init": "gaussian", "dtype": "float32"}
 # Runs of some milliseconds in the second-level cache, by what they exercise.
 RUNS = {

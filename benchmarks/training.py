@@ -50,7 +50,7 @@ class Call:
 class ShortRun:
     """Ratio of a short run's seconds per step to a long run's, for a given network."""
 
-    params = [["100x20", "300x30"], [5, 100]]
+    params = [["300x30"], [5, 100]]
     param_names = ["width × depth", "steps"]
     unit = "ratio"
 
