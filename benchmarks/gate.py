@@ -29,7 +29,7 @@ RUNS = {
     "zigzag": {"width": 64, "depth": 10, "steps": 100, "kernel": "zigzag"},
     "momentum": {"width": 64, "depth": 10, "steps": 100, "momentum": 0.9},
     "adam": {"width": 64, "depth": 10, "steps": 50, "optimizer": "adam"},
-    "reduced": {"width": 200, "depth": 20, "steps": 100, "init": "orthogonal"},
+    "reduced": {"width": 200, "depth": 20, "steps": 1000, "init": "orthogonal"},
 }
 
 
