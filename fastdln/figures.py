@@ -10,7 +10,8 @@ from fastdln.config import SWEPT_INITS, SWEPT_SEEDS, TrainConfig, check_device_n
 from fastdln.sweeps.cell_runs import CellRuns
 from fastdln.sweeps.grid import Cell, Grid
 from fastdln.sweeps.progress import duration
-from fastdln.utils import threads, validation
+from fastdln.utils import validation
+from fastdln.utils.threads import available, limited
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -60,6 +61,7 @@ def figure1(
     *,
     progress: bool = True,
     device: str = "auto",
+    threads: int | None = None,
     client: Any = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Path, ...]:
@@ -80,6 +82,8 @@ def figure1(
         Whether to show progress on standard error.
     device : {"auto", "cpu", "gpu", "gpu:N"}
         As for `fastdln.sweep`.
+    threads : int, optional
+        Most threads to use, as for `fastdln.train`.
     client : dask.distributed.Client, optional
         Train on this cluster.
     say : callable, optional
@@ -97,7 +101,7 @@ def figure1(
     MemoryError, OSError, KeyboardInterrupt
         As `fastdln.sweep` does.
     """
-    arguments = Arguments(preset, output, progress, device, client, say)
+    arguments = Arguments(preset, output, progress, device, threads, client, say)
     return _figure("figure1", FIGURE1, _heatmaps, arguments)
 
 
@@ -107,6 +111,7 @@ def figure2(
     *,
     progress: bool = True,
     device: str = "auto",
+    threads: int | None = None,
     client: Any = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Path, ...]:
@@ -114,7 +119,7 @@ def figure2(
 
     Parameters, results and errors are those of `figure1`, with ``figure2`` in all names.
     """
-    arguments = Arguments(preset, output, progress, device, client, say)
+    arguments = Arguments(preset, output, progress, device, threads, client, say)
     return _figure("figure2", FIGURE2, _curves, arguments)
 
 
@@ -125,6 +130,7 @@ class Arguments(NamedTuple):
     output: str | os.PathLike[str] | None
     progress: bool
     device: str
+    threads: int | None
     client: Any
     say: Callable[[str], None] | None
 
@@ -191,9 +197,12 @@ def _runs(preset: Preset, store: Path, given: Arguments) -> CellRuns:
     from fastdln.objectives.regression import paper_regression
     from fastdln.sweeps.device import with_device
 
-    config = TrainConfig(steps=preset.steps, dtype=DTYPE, device=given.device)
+    config = TrainConfig(
+        steps=preset.steps, dtype=DTYPE, device=given.device, threads=given.threads
+    )
     runs = CellRuns.of(paper_regression(), config, preset.record_steps)
-    return with_device(runs, runs.plans(_grid(preset).cells()), store, given.client)
+    with limited(given.threads):
+        return with_device(runs, runs.plans(_grid(preset).cells()), store, given.client)
 
 
 def _sweep(runs: CellRuns, preset: Preset, store: Path, given: Arguments) -> "xr.Dataset":
@@ -208,6 +217,7 @@ def _sweep(runs: CellRuns, preset: Preset, store: Path, given: Arguments) -> "xr
         record_steps=preset.record_steps,
         store=store,
         device=runs.config.device,
+        threads=runs.config.threads,
         client=given.client,
         progress=given.progress,
         dtype=DTYPE,
@@ -228,7 +238,8 @@ def _announcement(title: str, preset: Preset, store: Path, runs: CellRuns, given
     if given.client is None and runs.config.device == "cpu" and pending:
         from fastdln.sweeps.estimate import estimate
 
-        seconds = estimate(runs, runs.plans(pending), threads.available())
+        with limited(given.threads):
+            seconds = estimate(runs, runs.plans(pending), available())
         parts.append(f"estimated time: up to {duration(seconds)}")
     return "; ".join(parts)
 
