@@ -13,6 +13,8 @@ from typing import Any
 
 import numba
 
+from fastdln.kernels.cpu.compile_time import counted
+
 # fastmath is set explicitly: a kernel called by a user's fast-math function would otherwise inherit
 # that function's flags.
 SHARED = {"cache": True, "nogil": True, "fastmath": False, "error_model": "numpy"}
@@ -29,7 +31,7 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any
     global CACHED
     if CACHED:
         try:
-            return _skips_stale_index(numba.njit(**options)(function))
+            return _counts_compiling(_skips_stale_index(numba.njit(**options)(function)))
         except RuntimeError as error:  # no writable cache folder, beside the source or at home
             warnings.warn(
                 f"compiled kernels are not kept, so that every process compiles anew: {error}; set"
@@ -38,7 +40,17 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any
                 stacklevel=3,
             )
             CACHED = False
-    return numba.njit(**{**options, "cache": False})(function)
+    return _counts_compiling(numba.njit(**{**options, "cache": False})(function))
+
+
+def _counts_compiling(dispatcher: Callable[..., Any]) -> Callable[..., Any]:
+    """Count a kernel's compiling and loading from the cache in `compile_time.compile_seconds`.
+
+    Numba's dispatcher calls this method when a call's types are new, and nothing else in it.
+    """
+    if hasattr(dispatcher, "_compile_for_args"):  # not where JIT is off
+        dispatcher._compile_for_args = counted(dispatcher._compile_for_args)
+    return dispatcher
 
 
 def _skips_stale_index(dispatcher: Callable[..., Any]) -> Callable[..., Any]:
