@@ -12,12 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from numba.extending import register_jitable
+
+from fastdln.kernels.cpu.compile_time import counted
 
 from fastdln.kernels.cpu.compile_time import counted
 
 # fastmath is set explicitly: a kernel called by a user's fast-math function would otherwise inherit
 # that function's flags.
-SHARED = {"cache": True, "nogil": True, "fastmath": False, "error_model": "numpy"}
+SHARED = {"cache": True, "nogil": True, "fastmath": False, "error_model": "numpy", "no_cfunc_wrapper": True}
 # Kernels allocate nothing, so reference counts of arrays are unnecessary. Numba would update them
 # by atomic operations at every inlined call and every slice, which took a quarter of the time of a
 # layer of width 26.
@@ -106,4 +109,7 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     every call site. With `team.wait` and `team.partition` as parts, the two-pass kernel took a
     sixth longer to compile.
     """
-    return _compiled(function, **OPTIONS, forceinline=True)
+    if numba.config.DISABLE_JIT:
+        return function
+    options = {**OPTIONS, "cache": False, "forceinline": True, "no_cfunc_wrapper": True}
+    return register_jitable(**options)(function)
