@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastdln.backends.cpu.cost_model import batch_fits, choose
+from fastdln.backends.cpu.batch_costs import batch_fits
+from fastdln.backends.cpu.cost_model import choose
 from fastdln.backends.cpu.packed_chain import chain_layout, oriented_regression
 from fastdln.backends.interface import (
     Outcome,
