@@ -34,9 +34,14 @@ def batching_pays(
     """
     layout = chain_layout(widths, dtype)
     rounds = -(-count // lanes(layout.dtype))
+    together = rounds * batch_step_seconds(layout, costs)
+    return together < count * step_seconds(layout, "two-pass", 1, costs=costs)
+
+
+def batch_step_seconds(layout: Layout, costs: Costs = COSTS) -> float:
+    """Return the expected seconds of one step of networks in all lanes of one thread."""
     flops = 6.0 * layout.q * _batch_size(layout)
-    seconds = flops / (BATCH_RATE * costs.flops_per_second[layout.dtype.name])
-    return rounds * seconds < count * step_seconds(layout, "two-pass", 1, costs=costs)
+    return flops / (BATCH_RATE * costs.flops_per_second[layout.dtype.name])
 
 
 def _batch_size(layout: Layout) -> int:
