@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from fastdln.backends.cpu.cost_model import batching_pays
+from fastdln.backends.cpu.batch_costs import batching_pays
 from fastdln.config import TrainConfig
 from fastdln.kernels.cpu.tiles import lanes
 from fastdln.network import Network

@@ -28,9 +28,7 @@ import numpy as np
 from fastdln.backends.cpu.packed_chain import chain_layout
 from fastdln.config import KERNELS
 from fastdln.kernels.cpu.gemm import FAR
-from fastdln.kernels.cpu.layout import VECTORS, Layout
-from fastdln.kernels.cpu.tiles import lanes
-from fastdln.kernels.cpu.two_pass import TRANSPOSED_VECTORS
+from fastdln.kernels.cpu.layout import Layout
 from fastdln.kernels.cpu.zigzag_workspace import zigzag_size
 from fastdln.optim.optimizers import Optimizer
 from fastdln.utils import validation
@@ -41,11 +39,6 @@ MOST_EXTRA = 0.1
 _SHARED = {"layers": "every layer", "segments": "the chain's segments"}
 # Team size at which kernels are compared; see `choose`.
 USUAL_TEAM = 2
-# Limit on the weights of a batch, in bytes: at 26 × 200 in float32, two threads with 9 MB each, a
-# batch was no faster than training the networks one after the other.
-MOST_BATCH_BYTES = 6 * 2**20
-# Multiply-add rate of a batch over that of one network, measured at widths 10 to 32.
-BATCH_RATE = 0.8
 # Least expected speed-up of a larger team: the model has errors, and the team occupies more cores.
 TEAM_GAIN = 1.2
 # Teams expected to take longer than this many times the best team's time are not even tried.
@@ -252,36 +245,6 @@ def _synchronisation(layout: Layout, zigzag: bool, team: int, sharing: str, cost
     handed_over = layout.q_padded / team * layout.widest * layout.dtype.itemsize
     each = 2 * costs.seconds_per_barrier + handed_over * costs.seconds_per_shared_byte
     return 2 * segment_count(layout.depth, team) * each
-
-
-def batch_fits(layout: Layout) -> bool:
-    """Return whether networks of this layout can be trained one per SIMD lane.
-
-    All layers must be narrow enough for the two-pass kernel to transpose them, and the weights of
-    a batch must stay in cache together with another thread's batch.
-    """
-    narrow = int(layout.layers[:, VECTORS].max()) <= TRANSPOSED_VECTORS
-    return narrow and _batch_size(layout) * layout.dtype.itemsize <= MOST_BATCH_BYTES
-
-
-def batching_pays(
-    widths: tuple[int, ...], dtype: np.dtype, count: int, costs: Costs = COSTS
-) -> bool:
-    """Return whether `count` networks train faster in batches than one after the other.
-
-    An idle lane costs as much as an occupied one.
-    """
-    layout = chain_layout(widths, dtype)
-    rounds = -(-count // lanes(layout.dtype))
-    flops = 6.0 * layout.q * _batch_size(layout)
-    seconds = flops / (BATCH_RATE * costs.flops_per_second[layout.dtype.name])
-    return rounds * seconds < count * step_seconds(layout, "two-pass", 1, costs=costs)
-
-
-def _batch_size(layout: Layout) -> int:
-    """Return the elements in the layers of a full batch, which are not padded."""
-    n = layout.widths
-    return lanes(layout.dtype) * sum(a * b for a, b in zip(n, n[1:], strict=False))
 
 
 def extra_memory(layout: Layout) -> float:

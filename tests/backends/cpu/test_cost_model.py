@@ -1,4 +1,4 @@
-"""The choice of kernel, team and batch, at sizes where the answer is known, and its override."""
+"""The choice of kernel and team, at sizes where the answer is known, and its override."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,6 @@ from fastdln.backends.cpu.cost_model import (
     ALONE,
     COSTS,
     Team,
-    batch_fits,
-    batching_pays,
     check_kernel,
     choose,
     expected_step_seconds,
@@ -19,7 +17,6 @@ from fastdln.backends.cpu.cost_model import (
     step_seconds,
 )
 from fastdln.kernels.cpu.layout import make_layout
-from fastdln.kernels.cpu.tiles import lanes
 from fastdln.kernels.cpu.zigzag_workspace import zigzag_size
 from fastdln.optim.optimizers import Optimizer
 
@@ -126,18 +123,3 @@ def test_bytes_count_the_optimiser_state(dtype):
 def test_flops_are_three_products_a_layer():
     # Unpadded sizes are whole vectors here: 2·q·rows·columns flops a product.
     assert flops_per_step((16, 32, 16), np.dtype("float32")) == 6 * 16 * (32 * 16 + 16 * 32)
-
-
-def test_batches_are_for_small_networks(dtype):
-    n = lanes(dtype)
-    assert batch_fits(chain(8, 4, dtype, d=2, q=2))
-    assert not batch_fits(chain(2 * n + 1, 4, dtype))
-    # The weights of a batch must stay in cache.
-    assert not batch_fits(chain(2 * n, 2000, dtype))
-
-
-def test_a_batch_pays_if_its_lanes_are_filled():
-    widths, kind = (16, 10, 10, 10), np.dtype("float32")
-    full = lanes(kind)
-    assert batching_pays(widths, kind, full)
-    assert not batching_pays(widths, kind, 1)
