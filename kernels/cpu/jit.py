@@ -16,11 +16,15 @@ from numba.extending import register_jitable
 
 from fastdln.kernels.cpu.compile_time import counted
 
-from fastdln.kernels.cpu.compile_time import counted
-
 # fastmath is set explicitly: a kernel called by a user's fast-math function would otherwise inherit
 # that function's flags.
-SHARED = {"cache": True, "nogil": True, "fastmath": False, "error_model": "numpy", "no_cfunc_wrapper": True}
+SHARED = {
+    "cache": True,
+    "nogil": True,
+    "fastmath": False,
+    "error_model": "numpy",
+    "no_cfunc_wrapper": True,
+}
 # Kernels allocate nothing, so reference counts of arrays are unnecessary. Numba would update them
 # by atomic operations at every inlined call and every slice, which took a quarter of the time of a
 # layer of width 26.
