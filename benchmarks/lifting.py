@@ -52,7 +52,7 @@ class EndToEnd:
 class Layers:
     """Reading all full layers of a result, forward or in reverse, by iteration or by index."""
 
-    params = [["100x20", "300x60", "1000x20"]]
+    params = [["100x20", "300x60"]]
     param_names = ["width × depth"]
     timeout = 300
 
