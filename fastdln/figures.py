@@ -12,7 +12,8 @@ from fastdln.config import SWEPT_INITS, SWEPT_SEEDS, TrainConfig, check_device_n
 from fastdln.sweeps.cell_runs import CellRuns
 from fastdln.sweeps.grid import Cell, Grid
 from fastdln.sweeps.progress import duration
-from fastdln.utils import threads, validation
+from fastdln.utils import validation
+from fastdln.utils.threads import available, limited
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -68,6 +69,7 @@ def figure1(
     *,
     progress: bool = True,
     device: str = "auto",
+    threads: int | None = None,
     client: Any = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Path, ...]:
@@ -88,6 +90,8 @@ def figure1(
         Whether to show progress on standard error.
     device : {"auto", "cpu", "gpu", "gpu:N"}
         As for `fastdln.sweep`.
+    threads : int, optional
+        Most threads to use, as for `fastdln.train`.
     client : dask.distributed.Client, optional
         Train on this cluster.
     say : callable, optional
@@ -105,7 +109,7 @@ def figure1(
     MemoryError, OSError, KeyboardInterrupt
         As `fastdln.sweep` does.
     """
-    arguments = Arguments(preset, output, progress, device, client, say)
+    arguments = Arguments(preset, output, progress, device, threads, client, say)
     return _figure("figure1", FIGURE1, _heatmaps, arguments)
 
 
@@ -115,6 +119,7 @@ def figure2(
     *,
     progress: bool = True,
     device: str = "auto",
+    threads: int | None = None,
     client: Any = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Path, ...]:
@@ -122,7 +127,7 @@ def figure2(
 
     Parameters, results and errors are those of `figure1`, with ``figure2`` in all names.
     """
-    arguments = Arguments(preset, output, progress, device, client, say)
+    arguments = Arguments(preset, output, progress, device, threads, client, say)
     return _figure("figure2", FIGURE2, _curves, arguments)
 
 
@@ -133,6 +138,7 @@ class Arguments(NamedTuple):
     output: str | os.PathLike[str] | None
     progress: bool
     device: str
+    threads: int | None
     client: Any
     say: Callable[[str], None] | None
 
@@ -195,7 +201,9 @@ def _sweep(title: str, preset: Preset, store: Path, given: Arguments, draw: Draw
     from fastdln.objectives.regression import paper_regression
     from fastdln.sweeps.sweep import Hooks, run_sweep
 
-    config = TrainConfig(steps=preset.steps, dtype=DTYPE, device=given.device)
+    config = TrainConfig(
+        steps=preset.steps, dtype=DTYPE, device=given.device, threads=given.threads
+    )
     runs = CellRuns.of(paper_regression(), config, preset.record_steps)
     grid = Grid(SWEPT_INITS, preset.widths, preset.depths, SWEPT_SEEDS, preset.record_steps)
     say = given.say
@@ -228,7 +236,8 @@ def _announcement(runs: CellRuns, grid: Grid, pending: "dict[Cell, Plan]", estim
     if estimates and pending:
         from fastdln.sweeps.estimate import estimate
 
-        seconds = estimate(runs, pending, threads.available())
+        with limited(runs.config.threads):
+            seconds = estimate(runs, pending, available())
         parts.append(f"estimated time: up to {duration(seconds)}")
     return "; ".join(parts)
 

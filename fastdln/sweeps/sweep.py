@@ -17,7 +17,8 @@ from fastdln.sweeps.executors import CellBatch, Cluster, Executor, Threads, Trai
 from fastdln.sweeps.grid import Cell, Grid
 from fastdln.sweeps.progress import Silent, Tally, reporter
 from fastdln.sweeps.results import ResultsInMemory, open_results
-from fastdln.utils import memory, threads, validation
+from fastdln.utils import memory, validation
+from fastdln.utils.threads import available, limited
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -43,6 +44,7 @@ def sweep(
     dtype: "DTypeLike | None" = TrainConfig.dtype,
     learning_rate: float | None = TrainConfig.learning_rate,
     method: str = TrainConfig.method,
+    threads: int | None = TrainConfig.threads,
     workers: int | None = None,
     **options: Any,
 ) -> "xr.Dataset":
@@ -91,8 +93,11 @@ def sweep(
         The paper's step size η for all networks; None means each depth's largest of Theorem 4.1.
     method : str
         ``"auto"``, ``"dense"`` or ``"reduced"``, as in `fastdln.train`.
+    threads : int, optional
+        Most threads that this process uses, as in `fastdln.train`; a store does not record it.
     workers : int, optional
-        Threads of this process that train networks; None means all.
+        Networks, or batches of small ones, that are trained at a time by this process, each on a
+        thread of its own; None means as many as `threads`.
     **options
         ``optimizer``, ``momentum``, ``nesterov``, ``weight_decay``, ``batch_size``, ``gain``,
         ``kernel`` and ``tolerance``, as in `fastdln.train`, the same for all networks.
@@ -102,7 +107,8 @@ def sweep(
     xarray.Dataset
         Dimensions init, width, depth, seed and step. Variables: ``loss`` (float64; of a
         converged network the last value reached from then on, of a diverged one inf),
-        ``initial_loss``, ``learning_rate``, ``steps_taken``, ``seconds``, ``method`` and
+        ``initial_loss``, ``learning_rate``, ``steps_taken``, ``seconds`` (without the compiling of
+        kernels), ``method`` and
         ``status`` (``"completed"``, ``"converged"``, ``"diverged"``; in a store that is not
         finished also ``"pending"``).
 
@@ -128,6 +134,7 @@ def sweep(
         "learning_rate": learning_rate,
         "method": method,
         "device": device,
+        "threads": threads,
     }
     config = TrainConfig(**options)
     if client is None:
@@ -176,7 +183,8 @@ def run_sweep(
         objective.result()
     hooks = Hooks() if hooks is None else hooks
     plans = runs.plans(grid.cells())
-    runs = with_device(runs, plans, store, client)
+    with limited(runs.config.threads):
+        runs = with_device(runs, plans, store, client)
     check_kernel(runs)
     attributes = runs.attributes(grid, needs_fingerprint=store is not None)
     executor = _executor(client, workers, runs)
@@ -256,6 +264,7 @@ def work(plan: "Plan", steps: int) -> float:
 
 def _executor(client: Any, workers: int | None, runs: CellRuns) -> Executor:
     """Return the executor of the cells: threads, a cluster, or a GPU."""
+    most = runs.config.threads
     if client is None and runs.config.device != "cpu":
         from fastdln.sweeps.gpu_executor import OneGpu
 
@@ -263,14 +272,16 @@ def _executor(client: Any, workers: int | None, runs: CellRuns) -> Executor:
             raise ValueError("workers is for the CPU; a GPU takes as many networks as fit")
         return OneGpu(runs)
     if client is None:
-        count = (
-            threads.available()
-            if workers is None
-            else validation.positive_integer("workers", workers)
-        )
+        if workers is None:
+            with limited(most):
+                return Threads(available())
+        count = validation.positive_integer("workers", workers)
+        if most is not None and count > most:
+            raise ValueError(f"workers must be at most threads ({most}), not {count}")
         return Threads(count)
-    if workers is not None:
-        raise ValueError("workers is for this process; with a client its workers decide")
+    for name, value in (("workers", workers), ("threads", most)):
+        if value is not None:
+            raise ValueError(f"{name} is for this process; with a client its workers decide")
     return Cluster(client)
 
 

@@ -1,0 +1,103 @@
+"""Losses and minibatch gradients of a batch's networks, by NumPy's products of stacked matrices.
+
+A network that is trained alone evaluates its objective in Python at every step. Here a few NumPy
+calls evaluate all networks that share an objective, with the same bits: each matrix of a stack goes
+through the same BLAS call, in the same memory order, as it does alone.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastdln.kernels.cpu.batched import BatchedChain
+from fastdln.objectives.regression import ReducedRegression
+from fastdln.optim.minibatches import Minibatches
+
+
+class Sampled(NamedTuple):
+    """The objective and the minibatches of the network in one lane."""
+
+    objective: ReducedRegression
+    schedule: Minibatches
+
+
+class MinibatchGradients:
+    """Evaluates all networks of a batch, each on its own objective and minibatches.
+
+    Parameters
+    ----------
+    chain : BatchedChain
+    mirrored : bool
+        Whether chains are stored transposed and in reverse order.
+    """
+
+    def __init__(self, chain: BatchedChain, mirrored: bool):
+        self._chain, self._mirrored = chain, mirrored
+        self._groups: list[_Group] = []
+
+    def set_lanes(self, sampled: dict[int, Sampled]) -> None:
+        """Set the networks to evaluate, by lane."""
+        groups: dict[tuple[int, int, int], list[int]] = {}
+        for lane, (objective, schedule) in sampled.items():
+            key = id(objective), schedule.n, schedule.size
+            groups.setdefault(key, []).append(lane)
+        self._groups = [_Group(lanes, sampled) for lanes in groups.values()]
+
+    def put_losses(self, losses: np.ndarray) -> None:
+        """Write the loss of every network, shape (lanes,); nan where M has overflowed."""
+        M = self._chain.end_to_end()
+        for group in self._groups:
+            losses[group.lanes] = group.losses(self._end_to_end(M, group.lanes))
+
+    def put_gradients(self, steps: np.ndarray, factors: np.ndarray) -> None:
+        """Write every network's minibatch gradient, times its factor, where pass 2 takes it.
+
+        Parameters
+        ----------
+        steps : ndarray of int, shape (lanes,)
+            The step of each network, which decides its minibatch.
+        factors : ndarray of float64, shape (lanes,)
+        """
+        M, C = self._chain.end_to_end(), self._chain.gradient()
+        for group in self._groups:
+            G = group.gradients(self._end_to_end(M, group.lanes), steps[group.lanes])
+            G *= factors[group.lanes, None, None]
+            C[:, :, group.lanes] = G.transpose((2, 1, 0) if self._mirrored else (1, 2, 0))
+
+    def _end_to_end(self, M: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+        """Return M of some lanes in float64, shape (lanes, d_y, d), in memory as one alone."""
+        stacked = np.ascontiguousarray(M[:, :, lanes].transpose(2, 0, 1), np.float64)
+        return stacked.transpose(0, 2, 1) if self._mirrored else stacked
+
+
+class _Group:
+    """Networks with one objective and minibatches of one size."""
+
+    def __init__(self, lanes: list[int], sampled: dict[int, Sampled]):
+        self.lanes = np.array(lanes)
+        self._objective = sampled[lanes[0]].objective
+        self._schedules = [sampled[lane].schedule for lane in lanes]
+        self._samples = [np.ascontiguousarray(data.T) for data in self._objective.samples]
+        self._residual = np.empty((len(lanes), *self._objective.target.shape))
+
+    def losses(self, M: np.ndarray) -> np.ndarray:
+        """Return the losses of M, shape (networks, d_y, d); nan where M is not finite."""
+        objective, residual = self._objective, self._residual
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.multiply(M, objective.scale, out=residual)
+            np.subtract(residual, objective.target, out=residual)
+            sums = np.sum((residual**2).reshape(len(residual), -1), axis=1)
+            losses: np.ndarray = objective.constant + 0.5 * sums
+        if not np.isfinite(losses).all():
+            losses[~np.isfinite(M).all(axis=(1, 2))] = np.nan
+        return losses
+
+    def gradients(self, M: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Return the minibatch gradients of M, shape (networks, d_y, d)."""
+        pairs = zip(self._schedules, steps.tolist(), strict=True)
+        samples = np.stack([schedule(step) for schedule, step in pairs])
+        X, Y = (data[samples].transpose(0, 2, 1) for data in self._samples)
+        factor = len(self._samples[0]) / samples.shape[1]
+        with np.errstate(over="ignore", invalid="ignore"):
+            G: np.ndarray = (M @ X - Y) @ X.transpose(0, 2, 1) * factor
+        return G
