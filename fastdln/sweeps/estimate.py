@@ -1,6 +1,5 @@
 """Estimate of a sweep's duration, from timings of a few of its networks on this machine."""
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from fastdln.sweeps.executors import CellBatch, Threads
 from fastdln.sweeps.grid import Cell
 
 if TYPE_CHECKING:
+    from fastdln.backends.interface import Workload
     from fastdln.reduction.plan import Plan
     from fastdln.sweeps.cell_runs import CellRuns
 
@@ -75,45 +75,30 @@ def _step_seconds(runs: "CellRuns", cell: Cell, workers: int, budget: float) -> 
     probe = dataclasses.replace(runs, config=config, record_steps=(0,))
     copies = [Cell((i, 0, 0, 0), cell.init, cell.width, cell.depth, i) for i in range(workers)]
 
-    def paced(batch: CellBatch, report: object) -> "Iterator[tuple[Cell, dict[str, float]]]":
-        pace = _Pace(budget)
-        with contextlib.suppress(_MeasuredEnough):
-            probe.run(batch[0]).train(pace)
-        yield batch[0], {"seconds": pace.seconds}
+    def paced(batch: CellBatch, report: object) -> Iterator[tuple[Cell, dict[str, float]]]:
+        yield batch[0], {"seconds": _pace(probe.run(batch[0]).workload, budget)}
 
     found = Threads(workers).results(paced, [(copy,) for copy in copies])
     # The least: on a busy machine a probe may wait for its processor longer than it runs.
     return min(values["seconds"] for _, values in filter(None, found))
 
 
-# Steps of a probe that is not stopped before, because a step takes less than 20 ns.
+# Steps that a probe may take: enough for any budget, as a step takes more than 20 ns.
 MOST_STEPS = 1_000_000
 
 
-class _MeasuredEnough(Exception):
-    """Raised in a probe's callback to stop its training."""
+def _pace(workload: "Workload", budget: float) -> float:
+    """Return the seconds of a step on the CPU: the least of growing spans that fill the budget."""
+    from fastdln.backends.selection import make_trainer
 
-
-class _Pace:
-    """Callback of a run that measures the seconds of a step and stops the run.
-
-    Attributes
-    ----------
-    seconds : float
-        Seconds of a step, the least of all spans but the first: it holds drawing and compiling.
-    """
-
-    def __init__(self, budget: float):
-        self.seconds = np.inf
-        self._left = budget
-        self._step, self._last = 0, time.perf_counter()
-
-    def __call__(self, step: int, loss: float) -> None:
-        now = time.perf_counter()
-        span, steps = now - self._last, step - self._step
-        if self._step:
-            self.seconds = min(self.seconds, span / steps)
-            self._left -= span
-        self._last, self._step = now, step
-        if self._left <= 0:
-            raise _MeasuredEnough
+    with make_trainer(workload, None) as trainer:
+        for goal in (0, 1):  # draws, and compiles
+            trainer.advance(goal)
+        least, steps, spent = np.inf, 1, 0.0
+        while spent < budget and trainer.step < MOST_STEPS:
+            first, begun = trainer.step, time.perf_counter()
+            trainer.advance(min(first + steps, MOST_STEPS))
+            span = time.perf_counter() - begun
+            least = min(least, span / (trainer.step - first))
+            spent, steps = spent + span, 4 * steps
+    return max(least, 1e-9)
