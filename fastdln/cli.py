@@ -1,6 +1,8 @@
 """The program ``fastdln``: each command checks its arguments, calls the library and prints."""
 
+import atexit
 import functools
+import gc
 import io
 import os
 import sys
@@ -51,6 +53,9 @@ def main() -> None:
         # A pipe on Windows may not encode every character of a report.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    # At its end Python searches all objects for cycles to free, which takes half a second after
+    # xarray and Matplotlib; the system frees them all at once.
+    atexit.register(gc.freeze)
     app(prog_name="fastdln")
 
 
