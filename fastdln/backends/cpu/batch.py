@@ -196,13 +196,16 @@ class _Batch:
             index, _, record = self._running[lane]
             if not self._running[lane].ended:
                 continue
-            layer, step, state = self._layers.read(lane, self._chain.weights), self._step, ()
-            if isinstance(step, BatchedMomentum):
-                velocity = self._layers.read(lane, step.velocity)
-                state = (tuple(velocity(i) for i in range(len(self._chain.layers))),)
+            layer, state = self._layers.read(lane, self._chain.weights), self._optimizer_state(lane)
             self._idle(lane)
             losses = record.losses[: record.step + 1].copy()
             yield Outcome(index, losses, record.status, layer, functools.partial(tuple, state))
+
+    def _optimizer_state(self, lane: int) -> tuple[tuple[np.ndarray, ...], ...]:
+        if not isinstance(self._step, BatchedMomentum):
+            return ()
+        velocity = self._layers.read(lane, self._step.velocity)
+        return (tuple(velocity(i) for i in range(len(self._chain.layers))),)
 
     def _add(self, lane: int, index: int, workload: Workload) -> None:
         if _kind(workload) != self._kind:
@@ -246,13 +249,14 @@ class _Batch:
 
     def _set_gradients(self) -> None:
         """Set the networks that the evaluation of minibatches goes through."""
-        if self._gradients is not None:
-            self._gradients.set_lanes(
-                {
-                    lane: Sampled(workload.objective, workload.schedule)
-                    for lane, (_, workload, _) in self._running.items()
-                }
-            )
+        if self._gradients is None:
+            return
+        sampled = {}
+        for lane, (_, workload, _) in self._running.items():
+            assert isinstance(workload.objective, ReducedRegression)  # as `can_batch` says
+            assert workload.schedule is not None  # as in all workloads of the batch
+            sampled[lane] = Sampled(workload.objective, workload.schedule)
+        self._gradients.set_lanes(sampled)
 
     def _idle(self, lane: int) -> None:
         """Clear a lane, which then stays as it is: zero weights have zero gradients."""
