@@ -31,6 +31,8 @@ INDEX_BITS = 56
 # Normals per chunk of work: about 0.4 ms, several times the cost of handing it to a thread. Even,
 # so that every chunk starts with a whole pair.
 CHUNK = 1 << 18
+# Numbers that a process draws by NumPy before it loads the kernel: some milliseconds' worth.
+FEW = 1 << 17
 
 
 class Stream(enum.IntEnum):
@@ -142,11 +144,35 @@ def standard_normal(
     out = result_array((shape,) if isinstance(shape, int) else tuple(shape), dtype, out)
     flat = out.reshape(-1)
     k, s = np.uint64(key), np.uint64(stream)
+    if _few.holds(flat.size):
+        kernels.fill_few_normals(k, s, np.uint64(first), flat)
+        return out
     threads.spread(
         lambda a, b: kernels.fill_normals(k, s, np.uint64(first + a), flat[a:b]),
         _chunks(flat.size, CHUNK),
     )
     return out
+
+
+class _FewNumbers:
+    """Whether this process has drawn so few numbers that compiling or loading a kernel costs more.
+
+    A run of a small network draws fewer than that altogether. Threads may count too few.
+    """
+
+    def __init__(self) -> None:
+        self._left = FEW
+
+    def holds(self, count: int) -> bool:
+        """Return whether `count` numbers more are few, and count them if so."""
+        if count > self._left:
+            self._left = 0
+            return False
+        self._left -= count
+        return True
+
+
+_few = _FewNumbers()
 
 
 def result_array(shape: tuple[int, ...], dtype: DTypeLike, out: np.ndarray | None) -> np.ndarray:

@@ -43,7 +43,7 @@ def train_many(
     network: Network | None = None,
     **options: Any,
 ) -> list[TrainResult]:
-    """Train one network for every seed, as many at a time as there are threads.
+    """Train one network for every seed, as many at a time as there are `threads`.
 
     Every network is trained by one thread in a few calls that release the GIL, and ends when it
     has converged or diverged itself. Where networks are small (at most two vectors wide: 32 in
@@ -94,7 +94,8 @@ def train_many(
             [Run.of(prepared, *each) for each in zip(keys, rates, strict=True)], callback
         )
     queue = _Queue(prepared, zip(keys, rates, strict=True))
-    workers = min(threads.available(), len(rates))
+    with threads.limited(config.threads):
+        workers = min(threads.available(), len(rates))
     train: TrainQueue = _one_by_one
     each = -(-len(rates) // workers)
     chosen = prepared.plan

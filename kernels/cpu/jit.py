@@ -12,10 +12,19 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from numba.extending import register_jitable
+
+from fastdln.kernels.cpu.compile_time import counted
 
 # fastmath is set explicitly: a kernel called by a user's fast-math function would otherwise inherit
 # that function's flags.
-SHARED = {"cache": True, "nogil": True, "fastmath": False, "error_model": "numpy"}
+SHARED = {
+    "cache": True,
+    "nogil": True,
+    "fastmath": False,
+    "error_model": "numpy",
+    "no_cfunc_wrapper": True,
+}
 # Kernels allocate nothing, so reference counts of arrays are unnecessary. Numba would update them
 # by atomic operations at every inlined call and every slice, which took a quarter of the time of a
 # layer of width 26.
@@ -29,7 +38,7 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any
     global CACHED
     if CACHED:
         try:
-            return _skips_stale_index(numba.njit(**options)(function))
+            return _counts_compiling(_skips_stale_index(numba.njit(**options)(function)))
         except RuntimeError as error:  # no writable cache folder, beside the source or at home
             warnings.warn(
                 f"compiled kernels are not kept, so that every process compiles anew: {error}; set"
@@ -38,7 +47,17 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any
                 stacklevel=3,
             )
             CACHED = False
-    return numba.njit(**{**options, "cache": False})(function)
+    return _counts_compiling(numba.njit(**{**options, "cache": False})(function))
+
+
+def _counts_compiling(dispatcher: Callable[..., Any]) -> Callable[..., Any]:
+    """Count a kernel's compiling and loading from the cache in `compile_time.compile_seconds`.
+
+    Numba's dispatcher calls this method when a call's types are new, and nothing else in it.
+    """
+    if hasattr(dispatcher, "_compile_for_args"):  # not where JIT is off
+        dispatcher._compile_for_args = counted(dispatcher._compile_for_args)
+    return dispatcher
 
 
 def _skips_stale_index(dispatcher: Callable[..., Any]) -> Callable[..., Any]:
@@ -94,4 +113,7 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     every call site. With `team.wait` and `team.partition` as parts, the two-pass kernel took a
     sixth longer to compile.
     """
-    return _compiled(function, **OPTIONS, forceinline=True)
+    if numba.config.DISABLE_JIT:
+        return function
+    options = {**OPTIONS, "cache": False, "forceinline": True, "no_cfunc_wrapper": True}
+    return register_jitable(**options)(function)

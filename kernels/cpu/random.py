@@ -120,21 +120,45 @@ def radius(word: np.uint64) -> np.float64:
 
 
 @inlined
-def direction(word: np.uint64) -> tuple[np.float64, np.float64]:
-    """Return (cos, sin) of a uniform angle: two bits of `word` for the quadrant, 52 within it."""
+def sine_and_cosine(word: np.uint64) -> tuple[np.float64, np.float64]:
+    """Return (sin, cos) of the angle, from −π/4 to π/4, that 52 bits of `word` choose."""
     t = as_float(_ONE_BITS | ((word >> _TEN) & _MANTISSA)) - 1.5 + _HALF_STEP
     w = t * t
     p = _SIN_0 + w * (_SIN_1 + w * (_SIN_2 + w * (_SIN_3 + w * (_SIN_4 + w * _SIN_5))))
     sine = t * (_HALF_PI + w * p)
     p = _COS_2 + w * (_COS_3 + w * (_COS_4 + w * (_COS_5 + w * _COS_6)))
     cosine = 1.0 + w * (_COS_0 + w * (_COS_1 + w * p))
-    # A quarter turn is (c, s) -> (-s, c).
+    return sine, cosine
+
+
+@inlined
+def with_signs(
+    word: np.uint64, odd: np.uint64, x: np.float64, y: np.float64
+) -> tuple[np.float64, np.float64]:
+    """Return x and y with the signs of the quadrant that two bits of `word` choose."""
     high = word >> _LAST
-    odd = (word >> _BEFORE_LAST) & _ONE
-    x, y = (sine, cosine) if odd == _ONE else (cosine, sine)
     x = as_float(as_bits(x) ^ ((high ^ odd) << _LAST))
     y = as_float(as_bits(y) ^ (high << _LAST))
     return x, y
+
+
+@inlined
+def direction(word: np.uint64) -> tuple[np.float64, np.float64]:
+    """Return (cos, sin) of a uniform angle: two bits of `word` for the quadrant, 52 within it."""
+    sine, cosine = sine_and_cosine(word)
+    # A quarter turn is (c, s) -> (-s, c).
+    odd = (word >> _BEFORE_LAST) & _ONE
+    x, y = (sine, cosine) if odd == _ONE else (cosine, sine)
+    return with_signs(word, odd, x, y)
+
+
+@inlined
+def two_words(key: np.uint64, stream: np.uint64, pair: np.uint64) -> tuple[np.uint64, np.uint64]:
+    """Return the words for the radius and for the direction of a pair of normals."""
+    a, b, c, d = philox(
+        pair & _LOW, pair >> _HALF, stream & _LOW, stream >> _HALF, key & _LOW, key >> _HALF
+    )
+    return a | (b << _HALF), c | (d << _HALF)
 
 
 @inlined
@@ -142,12 +166,26 @@ def normal_pair(
     key: np.uint64, stream: np.uint64, pair: np.uint64
 ) -> tuple[np.float64, np.float64]:
     """Return normals 2 * pair and 2 * pair + 1 of a stream, float64."""
-    a, b, c, d = philox(
-        pair & _LOW, pair >> _HALF, stream & _LOW, stream >> _HALF, key & _LOW, key >> _HALF
-    )
-    r = radius(a | (b << _HALF))
-    x, y = direction(c | (d << _HALF))
+    first, second = two_words(key, stream, pair)
+    r = radius(first)
+    x, y = direction(second)
     return r * x, r * y
+
+
+def fill_few_normals(key: np.uint64, stream: np.uint64, first: np.uint64, out: np.ndarray) -> None:
+    """Do what `fill_normals` does, with the same bits, without a compiled kernel.
+
+    The functions above work element by element on arrays, too. NumPy takes some 50 ns a number, a
+    hundred times as long as the kernel, but the kernel takes 0.4 s to compile, and 10 ms to load.
+    """
+    begin = int(first & _ONE)
+    pairs = (first >> _ONE) + np.arange((begin + out.size + 1) // 2, dtype=np.uint64)
+    radii, words = two_words(key, stream, pairs)
+    sine, cosine = sine_and_cosine(words)
+    odd = (words >> _BEFORE_LAST) & _ONE
+    turned = odd == _ONE
+    xy = with_signs(words, odd, np.where(turned, sine, cosine), np.where(turned, cosine, sine))
+    out[:] = (np.stack(xy, axis=1) * radius(radii)[:, None]).reshape(-1)[begin : begin + out.size]
 
 
 @kernel
@@ -204,11 +242,7 @@ def fill_interleaved(
         for step in range(size):
             i = np.uint64(step)
             pair, s = (first + i) >> shift, stream + ((first + i) & mask)
-            a, b, c, d = philox(
-                pair & _LOW, pair >> _HALF, s & _LOW, s >> _HALF, key & _LOW, key >> _HALF
-            )
-            words[i] = a | (b << _HALF)
-            words[WORDS + i] = c | (d << _HALF)
+            words[i], words[WORDS + i] = two_words(key, s, pair)
         target = np.uint64(begin) + first
         for step in range(size):
             i = np.uint64(step)

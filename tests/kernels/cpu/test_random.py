@@ -76,6 +76,16 @@ def test_every_offset_and_length_reads_the_same_stream(first, count, dtype):
     np.testing.assert_array_equal(draw(9, 4, first, count, dtype), stream[first : first + count])
 
 
+@pytest.mark.parametrize("key", [3, 2**64 - 1])
+@pytest.mark.parametrize("first", [0, 1, 2**33 - 3, 2**64 - 3000])
+@pytest.mark.parametrize("count", [0, 1, 2, 17, 2998])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_numpy_draws_the_bits_of_the_kernel(key, first, count, dtype):
+    few = np.empty(count, dtype)
+    random.fill_few_normals(np.uint64(key), np.uint64(6), np.uint64(first), few)
+    assert few.tobytes() == draw(key, 6, first, count, dtype).tobytes()
+
+
 def test_values_are_pinned():
     # The meaning of a seed: these may never change.
     expected = [
