@@ -4,10 +4,9 @@ import naive
 import numpy as np
 import pytest
 from packed import random_layers
-from workloads import FixedPacing, trained
+from workloads import trained, with_team
 
 from fastdln.backends.cpu.batch import can_batch, train_batch
-from fastdln.backends.cpu.trainer import CpuTrainer
 from fastdln.backends.interface import Outcome, Workload
 from fastdln.kernels.cpu.tiles import lanes
 from fastdln.objectives.base import RestrictedObjective
@@ -152,7 +151,7 @@ def test_bits_are_those_of_training_alone(kind, widths, dtype, rng):
     found = {o.index: o for o in train_batch(enumerate(runs), n) if isinstance(o, Outcome)}
     assert sorted(found) == list(range(len(runs)))
     for i, run in enumerate(runs):
-        losses, layers, state = trained(CpuTrainer(run, pacing=FixedPacing(1)))
+        losses, layers, state = trained(with_team(run, 1))
         np.testing.assert_array_equal(found[i].losses, losses)
         for index, layer in enumerate(layers):
             np.testing.assert_array_equal(found[i].layer(index), layer)
