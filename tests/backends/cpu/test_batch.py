@@ -6,6 +6,7 @@ import pytest
 from packed import random_layers
 from workloads import trained, with_team
 
+from fastdln.backends.cpu import batch
 from fastdln.backends.cpu.batch import can_batch, train_batch
 from fastdln.backends.interface import Outcome, Workload
 from fastdln.kernels.cpu.tiles import lanes
@@ -33,8 +34,7 @@ def workload(widths, layers, objective, dtype, **options):
         rows=rows,
         dtype=np.dtype(dtype),
         objective=objective,
-        draw=lambda: iter(layers),
-        **(given | options),
+        **({"draw": lambda: iter(layers)} | given | options),
     )
 
 
@@ -256,3 +256,23 @@ def test_only_small_regressions_by_two_pass_can_be_batched(dtype, rng):
     assert not can_batch(narrow, kind, plain, objective, "zigzag", False)
     assert not can_batch(narrow, kind, Optimizer(momentum=0.5), objective, "zigzag", False)
     assert not can_batch(narrow, kind, plain, whole, "auto", False)
+
+
+def test_setting_up_takes_turns_only_where_it_is_brief(rng, monkeypatch):
+    """A thread that draws for long does not keep the others from drawing."""
+    widths = (3, 4, 2)
+    objective, layers = regression(widths, rng), random_layers(widths, rng)
+    held = []
+
+    def draw():
+        held.append(batch._setting_up.locked())
+        return iter(layers)
+
+    runs = [workload(widths, layers, objective, "float64", draw=draw) for _ in range(3)]
+    outcomes(runs, 3)
+    assert held == [True] * 3
+    held.clear()
+    monkeypatch.setattr(batch, "BRIEF_SECONDS", 0.0)
+    outcomes(runs, 2)
+    assert held == [True, False, False]
+    assert not batch._setting_up.locked()
