@@ -6,8 +6,8 @@ of the preset's networks is trained, evenly spread over widths and depths.
 
 Training is what the threads spent on cells, drawing included, divided by their number. Everything
 else is the rest of the time from the start of the process to its end, the time in which a thread
-has no cell left included. A thread that waits for a processor counts as training: the seconds of processor time beside it tell whether the machine was
-disturbed.
+has no cell left included. A thread that waits for a processor counts as training: the seconds of
+processor time beside it tell whether the machine was disturbed.
 """
 
 import argparse

@@ -47,7 +47,8 @@ def train_many(
 
     Every network is trained by one thread in a few calls that release the GIL, and ends when it
     has converged or diverged itself. Where networks are small (at most two vectors wide: 32 in
-    float32 with AVX-512) a thread trains several of them at a time, one in each SIMD lane. The
+    float32 with AVX-512), on a regression by gradient descent, with or without momentum, weight
+    decay and minibatches, a thread trains several of them at a time, one in each SIMD lane. The
     results are those of `fastdln.train`, bit for bit. On a GPU (``device="gpu"``) as many networks
     are trained at a time as its memory holds, and the results are those of `fastdln.train` to
     rounding.

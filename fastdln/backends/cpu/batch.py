@@ -3,8 +3,10 @@
 The bits of a network do not depend on its batch; they are those of training it alone.
 """
 
+import contextlib
 import functools
 import itertools
+import threading
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -38,6 +40,11 @@ from fastdln.optim.optimizers import Optimizer
 
 # Expected seconds of the first span; later ones follow from measured times.
 FIRST_SPAN_SECONDS = 0.02
+# Small networks are set up by one thread at a time, while others train: two threads at once pass
+# the GIL to each other at every short kernel call, and took 17 ms for 64 networks of 10 × 4 where
+# one took 13 ms. Networks that take longer than this to draw, in seconds, are set up in parallel.
+BRIEF_SECONDS = 1e-3
+_setting_up = threading.Lock()
 
 
 def can_batch(
@@ -150,6 +157,9 @@ class _Batch:
             None if example.schedule is None else MinibatchGradients(chain, self._mirrored)
         )
         self._running: dict[int, _Running] = {}  # by lane
+        self._brief = (
+            True  # whether networks are set up in less than BRIEF_SECONDS, as far as known
+        )
         self._lanes = range(most)
         self.first_span = max(1, int(FIRST_SPAN_SECONDS / batch_step_seconds(layout)))
 
@@ -157,11 +167,18 @@ class _Batch:
         """Give workloads to idle lanes; return whether any network is in training."""
         idle = [lane for lane in self._lanes if lane not in self._running]
         added = []
-        for lane, (index, workload) in zip(idle, workloads, strict=False):
-            self._add(lane, index, workload)
-            added.append(lane)
-        if added:
+        with contextlib.ExitStack() as turn:
+            if self._brief and idle:
+                turn.enter_context(_setting_up)
+            for lane, (index, workload) in zip(idle, workloads, strict=False):
+                begun = time.perf_counter()
+                self._add(lane, index, workload)
+                added.append(lane)
+                if self._brief and time.perf_counter() - begun > BRIEF_SECONDS:
+                    self._brief = False
+                    turn.close()
             self._layers.draw()
+        if added:
             self._set_gradients()
             losses, _ = self._descend(0)
             for lane in added:
@@ -196,13 +213,16 @@ class _Batch:
             index, _, record = self._running[lane]
             if not self._running[lane].ended:
                 continue
-            layer, step, state = self._layers.read(lane, self._chain.weights), self._step, ()
-            if isinstance(step, BatchedMomentum):
-                velocity = self._layers.read(lane, step.velocity)
-                state = (tuple(velocity(i) for i in range(len(self._chain.layers))),)
+            layer, state = self._layers.read(lane, self._chain.weights), self._optimizer_state(lane)
             self._idle(lane)
             losses = record.losses[: record.step + 1].copy()
             yield Outcome(index, losses, record.status, layer, functools.partial(tuple, state))
+
+    def _optimizer_state(self, lane: int) -> tuple[tuple[np.ndarray, ...], ...]:
+        if not isinstance(self._step, BatchedMomentum):
+            return ()
+        velocity = self._layers.read(lane, self._step.velocity)
+        return (tuple(velocity(i) for i in range(len(self._chain.layers))),)
 
     def _add(self, lane: int, index: int, workload: Workload) -> None:
         if _kind(workload) != self._kind:
@@ -246,13 +266,14 @@ class _Batch:
 
     def _set_gradients(self) -> None:
         """Set the networks that the evaluation of minibatches goes through."""
-        if self._gradients is not None:
-            self._gradients.set_lanes(
-                {
-                    lane: Sampled(workload.objective, workload.schedule)
-                    for lane, (_, workload, _) in self._running.items()
-                }
-            )
+        if self._gradients is None:
+            return
+        sampled = {}
+        for lane, (_, workload, _) in self._running.items():
+            assert isinstance(workload.objective, ReducedRegression)  # as `can_batch` says
+            assert workload.schedule is not None  # as in all workloads of the batch
+            sampled[lane] = Sampled(workload.objective, workload.schedule)
+        self._gradients.set_lanes(sampled)
 
     def _idle(self, lane: int) -> None:
         """Clear a lane, which then stays as it is: zero weights have zero gradients."""

@@ -13,6 +13,9 @@ from fastdln.kernels.cpu.batched import BatchedChain
 from fastdln.objectives.regression import ReducedRegression
 from fastdln.optim.minibatches import Minibatches
 
+# Steps whose samples are looked up at a time.
+STEPS = 64
+
 
 class Sampled(NamedTuple):
     """The objective and the minibatches of the network in one lane."""
@@ -47,10 +50,13 @@ class MinibatchGradients:
         """Write the loss of every network, shape (lanes,); nan where M has overflowed."""
         M = self._chain.end_to_end()
         for group in self._groups:
-            losses[group.lanes] = group.losses(self._end_to_end(M, group.lanes))
+            stacked = np.ascontiguousarray(M[:, :, group.lanes].transpose(2, 0, 1), np.float64)
+            # In memory as M of a network alone, which is transposed where it is mirrored.
+            group.M = stacked.transpose(0, 2, 1) if self._mirrored else stacked
+            losses[group.lanes] = group.losses()
 
     def put_gradients(self, steps: np.ndarray, factors: np.ndarray) -> None:
-        """Write every network's minibatch gradient, times its factor, where pass 2 takes it.
+        """Write the minibatch gradients at the M of `put_losses`, times factors, for pass 2.
 
         Parameters
         ----------
@@ -58,16 +64,11 @@ class MinibatchGradients:
             The step of each network, which decides its minibatch.
         factors : ndarray of float64, shape (lanes,)
         """
-        M, C = self._chain.end_to_end(), self._chain.gradient()
+        C = self._chain.gradient()
         for group in self._groups:
-            G = group.gradients(self._end_to_end(M, group.lanes), steps[group.lanes])
+            G = group.gradients(steps[group.lanes])
             G *= factors[group.lanes, None, None]
             C[:, :, group.lanes] = G.transpose((2, 1, 0) if self._mirrored else (1, 2, 0))
-
-    def _end_to_end(self, M: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        """Return M of some lanes in float64, shape (lanes, d_y, d), in memory as one alone."""
-        stacked = np.ascontiguousarray(M[:, :, lanes].transpose(2, 0, 1), np.float64)
-        return stacked.transpose(0, 2, 1) if self._mirrored else stacked
 
 
 class _Group:
@@ -78,11 +79,12 @@ class _Group:
         self._objective = sampled[lanes[0]].objective
         self._schedules = [sampled[lane].schedule for lane in lanes]
         self._samples = [np.ascontiguousarray(data.T) for data in self._objective.samples]
-        self._residual = np.empty((len(lanes), *self._objective.target.shape))
+        self._residual = self.M = np.empty((len(lanes), *self._objective.target.shape))
+        self._indices, self._first = np.empty((0, 0, 0), np.int64), 0  # of steps from first on
 
-    def losses(self, M: np.ndarray) -> np.ndarray:
+    def losses(self) -> np.ndarray:
         """Return the losses of M, shape (networks, d_y, d); nan where M is not finite."""
-        objective, residual = self._objective, self._residual
+        objective, residual, M = self._objective, self._residual, self.M
         with np.errstate(over="ignore", invalid="ignore"):
             np.multiply(M, objective.scale, out=residual)
             np.subtract(residual, objective.target, out=residual)
@@ -92,12 +94,20 @@ class _Group:
             losses[~np.isfinite(M).all(axis=(1, 2))] = np.nan
         return losses
 
-    def gradients(self, M: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    def gradients(self, steps: np.ndarray) -> np.ndarray:
         """Return the minibatch gradients of M, shape (networks, d_y, d)."""
-        pairs = zip(self._schedules, steps.tolist(), strict=True)
-        samples = np.stack([schedule(step) for schedule, step in pairs])
+        M, samples = self.M, self._samples_of(steps)
         X, Y = (data[samples].transpose(0, 2, 1) for data in self._samples)
         factor = len(self._samples[0]) / samples.shape[1]
         with np.errstate(over="ignore", invalid="ignore"):
             G: np.ndarray = (M @ X - Y) @ X.transpose(0, 2, 1) * factor
         return G
+
+    def _samples_of(self, steps: np.ndarray) -> np.ndarray:
+        """Return the samples of these steps, shape (networks, size): usually the next ones."""
+        number = int(steps[0]) - self._first
+        if not 0 <= number < len(self._indices):
+            pairs = zip(self._schedules, steps.tolist(), strict=True)
+            each = [schedule.several(step, STEPS) for schedule, step in pairs]
+            self._indices, self._first, number = np.stack(each, axis=1), int(steps[0]), 0
+        return self._indices[number]

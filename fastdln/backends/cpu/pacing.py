@@ -10,13 +10,17 @@ from typing import NamedTuple
 from fastdln.backends.cpu.cost_model import ALONE, Team
 from fastdln.optim.loop import SPAN_SECONDS
 
-# Seconds of a span that measures a team's speed: starting its threads takes some 0.1 ms.
-TRIAL_SECONDS = 0.01
+# Seconds of a span that measures a team's speed, and of one before it that does not count: in its
+# first millisecond a team starts its threads and fetches the weights into its caches. At 26 × 700,
+# teams measured without it seemed a third to two thirds slower than they were.
+TRIAL_SECONDS, WARM_SECONDS = 0.01, 0.003
 # Spans of each team in a trial, taken in turn: the median is not misled by one interruption.
 TRIAL_ROUNDS = 3
 # Seconds of training before the first trial, and between two trials: on a shared or virtual machine
 # the speed of a team changes within minutes, with where its cores are and what else they do.
 FIRST_TRIAL, RETRIAL = 0.05, 2.0
+# Seconds before the first trial where times are kept of an earlier run, on maybe a busier machine.
+KNOWN_TRIAL = 0.5
 # A trial is held only where at least this many times its duration remains to be trained.
 TRIAL_SHARE = 10
 # A span slower than the team's median by this factor calls for a trial, but not before
@@ -27,8 +31,9 @@ GAIN = 1.03
 # Expected seconds of a whole run below which no team is started.
 SHORT_RUN = 2e-3
 # A member may wait this many seconds for another, or this fraction of a step if that is longer. The
-# system takes a processor away for 1 to 4 ms, when another thread wants it.
-PATIENCE, PATIENT_FRACTION = 1e-3, 0.3
+# system takes a processor away for some 3 ms, when another thread wants it; a quiet virtual machine
+# took it away for 1 ms once or twice a second.
+PATIENCE, PATIENT_FRACTION = 2e-3, 0.3
 # Seconds for which a late team is not used: doubled each time, from the first to the last.
 FIRST_HOLD, LONGEST_HOLD = 0.02, 2.56
 # Seconds after which a team that was not late again is trusted again.
@@ -89,28 +94,36 @@ class TeamPacing:
             team: collections.deque(maxlen=MEMORY) for team in teams
         }
         self._current = self._fastest()
-        self._trial: list[Team] = []
+        self._trial: list[tuple[Team, bool]] = []  # what comes next, and whether it counts
         known = all(team.name in kept for team in teams)
-        self._trial_due = clock() + (RETRIAL if known else FIRST_TRIAL)
+        self._trial_due = clock() + (KNOWN_TRIAL if known else FIRST_TRIAL)
         if len(teams) == 1:
             self._trial_due = math.inf
         self._last_trial = -math.inf
+        self._resting: tuple[Team, float] | None = None  # a late team, and until when it rests
         self._hold = dict.fromkeys(teams, FIRST_HOLD)
         self._punctual = dict.fromkeys(teams, 0.0)  # seconds trained since the team was late
 
     def next_span(self, left: int) -> SpanPlan:
         """Return the next kernel call of a run with `left` steps left."""
-        until_trial = self._trial_due - self._clock()
-        if not self._trial and until_trial <= 0:
+        now = self._clock()
+        cautious = not self._samples[self._current]
+        if self._resting is not None and now >= self._resting[1]:
+            self._current, self._resting, cautious = self._resting[0], None, True
+        until_trial = self._trial_due - now
+        if self._resting is not None:
+            until_trial = self._resting[1] - now
+        elif not self._trial and until_trial <= 0:
             if self._is_worth_a_trial(left):
-                self._trial = list(self._samples) * self._rounds
+                self._trial = self._round() * self._rounds
             else:
                 self._trial_due = until_trial = math.inf
         if self._trial:
-            team, seconds = self._trial[0], TRIAL_SECONDS
+            team, counts = self._trial[0]
+            seconds = TRIAL_SECONDS if counts else WARM_SECONDS
         else:
             team = self._current
-            seconds = SPAN_SECONDS if self._samples[team] else TRIAL_SECONDS
+            seconds = TRIAL_SECONDS if cautious else SPAN_SECONDS
             seconds = min(seconds, max(until_trial, TRIAL_SECONDS))
         if left * self._seconds(ALONE) < SHORT_RUN:
             team = ALONE
@@ -125,12 +138,16 @@ class TeamPacing:
         if late:
             self._rest(team)
             return
-        sample, samples = max(seconds, 1e-9) / max(steps, 1), self._samples[team]
         self._punctual[team] += seconds
         if self._punctual[team] > TRUSTED_AFTER:
             self._hold[team] = FIRST_HOLD
+        if self._trial and self._trial[0] == (team, False):
+            self._trial.pop(0)
+            return
         now = self._clock()
+        sample, samples = max(seconds, 1e-9) / max(steps, 1), self._samples[team]
         slower = len(samples) >= TRIAL_ROUNDS and sample > DRIFT * statistics.median(samples)
+        slower |= team != ALONE and bool(self._samples[ALONE]) and sample > self._seconds(ALONE)
         samples.append(sample)
         if self._trial:
             self._end_of_trial_span(team, now)
@@ -148,15 +165,27 @@ class TeamPacing:
     def _rounds(self) -> int:
         return TRIAL_ROUNDS if self._seconds(ALONE) < TRIAL_SECONDS else 1
 
+    def _round(self) -> list[tuple[Team, bool]]:
+        """Return the spans of one round of a trial; a team of long steps needs no other to warm."""
+        return [
+            (team, counts)
+            for team in self._samples
+            for counts in (False, True)
+            if counts or self._seconds(team) < WARM_SECONDS
+        ]
+
     def _is_worth_a_trial(self, left: int) -> bool:
         unit = 2 if self._even else 1
-        others = (team for team in self._samples if team != self._current)
-        duration = sum(max(TRIAL_SECONDS, unit * self._seconds(team)) for team in others)
+        duration = sum(
+            max(TRIAL_SECONDS if counts else WARM_SECONDS, unit * self._seconds(team))
+            for team, counts in self._round()
+            if team != self._current
+        )
         remaining = left * self._seconds(self._current)
         return remaining >= TRIAL_SHARE * self._rounds * duration
 
     def _end_of_trial_span(self, team: Team, now: float) -> None:
-        if team == self._trial[0]:
+        if team == self._trial[0][0]:
             self._trial.pop(0)
         if not self._trial:
             # Forget what was measured before the trial: the machine may have been another.
@@ -167,9 +196,13 @@ class TeamPacing:
             self._last_trial, self._trial_due = now, now + RETRIAL
 
     def _rest(self, team: Team) -> None:
-        """Let one thread continue for a while, and try the team again after that."""
-        self._trial, self._current, self._punctual[team] = [], ALONE, 0.0
-        self._trial_due = self._clock() + self._hold[team]
+        """Let one thread continue for a while, and the team after that."""
+        self._trial, self._punctual[team] = [], 0.0
+        until = self._clock() + self._hold[team]
+        if self._current == team:
+            self._current, self._resting = ALONE, (team, until)
+        else:
+            self._trial_due = until
         self._hold[team] = min(2 * self._hold[team], LONGEST_HOLD)
 
     def _seconds(self, team: Team) -> float:

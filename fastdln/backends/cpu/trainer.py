@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +14,7 @@ from fastdln.backends.cpu.optimizer_state import OptimizerState
 from fastdln.backends.cpu.pacing import TeamPacing
 from fastdln.backends.cpu.packed_chain import PackedChain
 from fastdln.backends.cpu.steppers import ObjectiveStepper, RegressionStepper, Stepper
+from fastdln.backends.cpu.thread_pool import helpers
 from fastdln.backends.interface import Workload
 from fastdln.backends.recorded import RecordedTrainer
 from fastdln.backends.view import TrainingView
@@ -65,7 +65,6 @@ class CpuTrainer(RecordedTrainer):
         self.kernel, self.reason = choice.kernel, choice.reason
         log.debug("kernel: %s", choice.reason)
         largest = max(team.size for team in choice.teams)
-        self._pool = ThreadPoolExecutor(max(largest - 1, 1))
         self._case = _case(workload, choice.kernel, largest)
         if pacing is None:
             kept = kept_choices.load(self._case) if len(choice.teams) > 1 else {}
@@ -76,7 +75,7 @@ class CpuTrainer(RecordedTrainer):
         self._stepper = self._new_stepper(workload, choice, largest)
 
     def _new_stepper(self, workload: Workload, choice: Choice, largest: int) -> Stepper:
-        chain, state, record, pool = self._chain, self._state, self._record, self._pool
+        chain, state, record, pool = self._chain, self._state, self._record, helpers()
         if _in_one_call(workload):
             assert isinstance(workload.objective, ReducedRegression)
             regression, kernel, teams = workload.objective, choice.kernel, tuple(choice.teams)
@@ -136,7 +135,7 @@ class CpuTrainer(RecordedTrainer):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._pool.shutdown()
+        """Do nothing: the threads of teams are the process's helpers."""
 
 
 def _in_one_call(workload: Workload) -> bool:

@@ -4,10 +4,10 @@ import naive
 import numpy as np
 import pytest
 from packed import random_layers
-from workloads import FixedPacing, trained
+from workloads import trained, with_team
 
+from fastdln.backends.cpu import batch
 from fastdln.backends.cpu.batch import can_batch, train_batch
-from fastdln.backends.cpu.trainer import CpuTrainer
 from fastdln.backends.interface import Outcome, Workload
 from fastdln.kernels.cpu.tiles import lanes
 from fastdln.objectives.base import RestrictedObjective
@@ -16,8 +16,9 @@ from fastdln.optim.loop import Checkpoint
 from fastdln.optim.minibatches import Minibatches
 from fastdln.optim.optimizers import Optimizer
 
-# Fewer outputs than inputs, mirrored, one layer, widths that differ, one input and output.
-SHAPES = [(4, 7, 7, 3), (2, 7, 7, 5), (4, 3), (3, 5, 1, 8, 3), (1, 1, 1, 1)]
+# The paper's data, fewer outputs than inputs, mirrored, one layer, widths that differ, one input
+# and output.
+SHAPES = [(16, 12, 10), (4, 7, 7, 3), (2, 7, 7, 5), (4, 3), (3, 5, 1, 8, 3), (1, 1, 1, 1)]
 
 
 def regression(widths, rng):
@@ -33,8 +34,7 @@ def workload(widths, layers, objective, dtype, **options):
         rows=rows,
         dtype=np.dtype(dtype),
         objective=objective,
-        draw=lambda: iter(layers),
-        **(given | options),
+        **({"draw": lambda: iter(layers)} | given | options),
     )
 
 
@@ -73,7 +73,7 @@ def test_losses_are_those_of_a_naive_trainer(widths, dtype, rtol, rng):
 
 
 @pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")  # with JIT off
-@pytest.mark.parametrize("widths", SHAPES[:2], ids=str)
+@pytest.mark.parametrize("widths", SHAPES[1:3], ids=str)
 def test_bits_do_not_depend_on_the_batch(widths, dtype, rng):
     """Networks that converge, diverge and end at different steps, in one to all lanes."""
     objective, networks = regression(widths, rng), [random_layers(widths, rng) for _ in range(9)]
@@ -151,7 +151,7 @@ def test_bits_are_those_of_training_alone(kind, widths, dtype, rng):
     found = {o.index: o for o in train_batch(enumerate(runs), n) if isinstance(o, Outcome)}
     assert sorted(found) == list(range(len(runs)))
     for i, run in enumerate(runs):
-        losses, layers, state = trained(CpuTrainer(run, pacing=FixedPacing(1)))
+        losses, layers, state = trained(with_team(run, 1))
         np.testing.assert_array_equal(found[i].losses, losses)
         for index, layer in enumerate(layers):
             np.testing.assert_array_equal(found[i].layer(index), layer)
@@ -256,3 +256,23 @@ def test_only_small_regressions_by_two_pass_can_be_batched(dtype, rng):
     assert not can_batch(narrow, kind, plain, objective, "zigzag", False)
     assert not can_batch(narrow, kind, Optimizer(momentum=0.5), objective, "zigzag", False)
     assert not can_batch(narrow, kind, plain, whole, "auto", False)
+
+
+def test_setting_up_takes_turns_only_where_it_is_brief(rng, monkeypatch):
+    """A thread that draws for long does not keep the others from drawing."""
+    widths = (3, 4, 2)
+    objective, layers = regression(widths, rng), random_layers(widths, rng)
+    held = []
+
+    def draw():
+        held.append(batch._setting_up.locked())
+        return iter(layers)
+
+    runs = [workload(widths, layers, objective, "float64", draw=draw) for _ in range(3)]
+    outcomes(runs, 3)
+    assert held == [True] * 3
+    held.clear()
+    monkeypatch.setattr(batch, "BRIEF_SECONDS", 0.0)
+    outcomes(runs, 2)
+    assert held == [True, False, False]
+    assert not batch._setting_up.locked()

@@ -5,6 +5,7 @@ import pytest
 from fastdln.backends.cpu.cost_model import ALONE, Team
 from fastdln.backends.cpu.pacing import (
     FIRST_HOLD,
+    KNOWN_TRIAL,
     LONGEST_HOLD,
     PATIENCE,
     RETRIAL,
@@ -73,15 +74,15 @@ def test_a_trial_takes_the_teams_in_turn_three_times():
     machine = Machine(alone=1e-5, pair=6e-6)
     pacing = pacing_on(machine)
     assert pacing.measured == {}
-    taken = [team for team, _, begin in machine.train(pacing, until=1) if 0.05 < begin < 0.12]
-    assert taken[:6] == [PAIR, ALONE] * 3
+    taken = [team for team, _, begin in machine.train(pacing, until=1) if 0.05 < begin < 0.14]
+    assert taken[:12] == [PAIR, PAIR, ALONE, ALONE] * 3  # once to get warm, once to be measured
     assert pacing.measured == pytest.approx({"1": 1e-5, "2:segments": 6e-6})
 
 
 def test_kept_times_replace_a_first_trial():
     kept = {"1": 1e-5, "2:segments": 3e-5}
     machine = Machine(alone=1e-5, pair=3e-5)
-    taken = machine.train(pacing_on(machine, kept=kept), until=RETRIAL - 0.01)
+    taken = machine.train(pacing_on(machine, kept=kept), until=KNOWN_TRIAL - 0.01)
     assert {team for team, _, _ in taken} == {ALONE}
 
 
@@ -91,7 +92,7 @@ def test_a_machine_that_changes_is_noticed_within_seconds(change):
     pacing = pacing_on(machine)
     assert machine.train(pacing, until=4)[-1][0] == PAIR
     machine.seconds |= change
-    moment = RETRIAL + 0.5 if "alone" in change else 0.7
+    moment = RETRIAL + 0.5 if "alone" in change else 1.0
     assert machine.train(pacing, until=4 + moment)[-1][0] == ALONE
 
 
