@@ -14,11 +14,18 @@ from typing import Any
 import numba
 from numba.extending import register_jitable
 
-from fastdln.kernels.cpu.compile_time import counted
+from fastdln.kernels.cpu.compile_time import counted, uncollected
+from fastdln.kernels.cpu.compiler import KernelCompiler
 
 # fastmath is set explicitly: a kernel called by a user's fast-math function would otherwise inherit
-# that function's flags.
-SHARED = {"cache": True, "nogil": True, "fastmath": False, "error_model": "numpy", "no_cfunc_wrapper": True}
+# that function's flags. Nothing calls kernels from C.
+SHARED = {
+    "cache": True,
+    "nogil": True,
+    "fastmath": False,
+    "error_model": "numpy",
+    "no_cfunc_wrapper": True,
+}
 # Kernels allocate nothing, so reference counts of arrays are unnecessary. Numba would update them
 # by atomic operations at every inlined call and every slice, which took a quarter of the time of a
 # layer of width 26.
@@ -32,7 +39,7 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any
     global CACHED
     if CACHED:
         try:
-            return _counts_compiling(_skips_stale_index(numba.njit(**options)(function)))
+            return _counts_compiling(_skips_stale_index(_njit(**options)(function)))
         except RuntimeError as error:  # no writable cache folder, beside the source or at home
             warnings.warn(
                 f"compiled kernels are not kept, so that every process compiles anew: {error}; set"
@@ -41,7 +48,13 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any
                 stacklevel=3,
             )
             CACHED = False
-    return _counts_compiling(numba.njit(**{**options, "cache": False})(function))
+    return _counts_compiling(_njit(**{**options, "cache": False})(function))
+
+
+def _njit(**options: Any) -> Callable[..., Any]:
+    """Return numba.njit with the inlining of `compiler`."""
+    found: Callable[..., Any] = numba.njit(pipeline_class=KernelCompiler, **options)
+    return found
 
 
 def _counts_compiling(dispatcher: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,7 +63,7 @@ def _counts_compiling(dispatcher: Callable[..., Any]) -> Callable[..., Any]:
     Numba's dispatcher calls this method when a call's types are new, and nothing else in it.
     """
     if hasattr(dispatcher, "_compile_for_args"):  # not where JIT is off
-        dispatcher._compile_for_args = counted(dispatcher._compile_for_args)
+        dispatcher._compile_for_args = counted(uncollected(dispatcher._compile_for_args))
     return dispatcher
 
 
@@ -100,14 +113,16 @@ def part(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile as `kernel` does, and make LLVM always inline it.
+    """Let kernels call a function that LLVM always inlines; called from Python, it is not compiled.
 
     For functions in loops that a remaining call would keep from vectorising, and for small
     functions with many call sites: Numba types an inlined function once, but a `part` again at
     every call site. With `team.wait` and `team.partition` as parts, the two-pass kernel took a
-    sixth longer to compile.
+    sixth longer to compile. The wrappers for calls from Python and from C, left out here, were half
+    of what a small function takes to compile.
     """
-    if numba.config.DISABLE_JIT:
+    if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return function
-    options = {**OPTIONS, "cache": False, "forceinline": True, "no_cfunc_wrapper": True}
-    return register_jitable(**options)(function)
+    options = {**OPTIONS, "cache": False, "forceinline": True}
+    compiled: Callable[..., Any] = register_jitable(**options)(function)
+    return compiled

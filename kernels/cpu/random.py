@@ -153,9 +153,7 @@ def direction(word: np.uint64) -> tuple[np.float64, np.float64]:
 
 
 @inlined
-def two_words(
-    key: np.uint64, stream: np.uint64, pair: np.uint64
-) -> tuple[np.uint64, np.uint64]:
+def two_words(key: np.uint64, stream: np.uint64, pair: np.uint64) -> tuple[np.uint64, np.uint64]:
     """Return the words for the radius and for the direction of a pair of normals."""
     a, b, c, d = philox(
         pair & _LOW, pair >> _HALF, stream & _LOW, stream >> _HALF, key & _LOW, key >> _HALF
