@@ -17,6 +17,7 @@ from fastdln.optim.minibatches import Minibatches, minibatches
 from fastdln.reduction.initial_layers import InitialLayers
 from fastdln.reduction.lifting import Lift, LiftedWeights, Origins, layer_shapes
 from fastdln.result import TrainResult
+from fastdln.training import compile_aside
 from fastdln.training.prepared import PreparedRun
 from fastdln.utils import validation
 
@@ -117,7 +118,11 @@ class Run:
     def train(self, callback: Callback | None = None) -> TrainResult:
         """Train this run alone, not in a batch."""
         config, earlier = self.prepared.config, self.checkpoint.steps
-        with selection.make_trainer(self.workload, self.prepared.launcher) as trainer:
+        with (
+            compile_aside.training_kernels(self.prepared) as wait_for_kernels,
+            selection.make_trainer(self.workload, self.prepared.launcher) as trainer,
+        ):
+            wait_for_kernels()
             trainer.advance(0)
             while trainer.step < config.steps and not trainer.finished:
                 trainer.advance(config.steps)

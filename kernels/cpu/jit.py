@@ -7,6 +7,7 @@ compiled alone than compiled into a caller: a run from Numba's cache differed fr
 filled it. And nothing may assume that there is no inf or nan, for a diverged run must stay visible.
 """
 
+import hashlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +52,23 @@ def _compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any
     return _counts_compiling(_njit(**{**options, "cache": False})(function))
 
 
+def _names_files_by_signature(index: Any) -> None:
+    """Name a kernel's files in the cache by the types that it is compiled for.
+
+    Numba numbers them. Of two processes that compile a kernel for two dtypes at the same time, both
+    would write number 1, and whichever index was written last could name the other's code.
+    """
+    save, pattern = index.save, index._data_name_pattern
+
+    def save_under_own_name(key: tuple[Any, ...], data: Any) -> None:
+        digest = hashlib.sha256(repr(key[:2]).encode()).hexdigest()[:8]
+        # Numba holds its compiler's lock.
+        index._data_name_pattern = pattern.replace(".{number", f".{digest}-{{number")
+        save(key, data)
+
+    index.save = save_under_own_name
+
+
 def _njit(**options: Any) -> Callable[..., Any]:
     """Return numba.njit with the inlining of `compiler`."""
     found: Callable[..., Any] = numba.njit(pipeline_class=KernelCompiler, **options)
@@ -78,6 +96,7 @@ def _skips_stale_index(dispatcher: Callable[..., Any]) -> Callable[..., Any]:
     if index is None:
         return dispatcher
     load = index._load_index
+    _names_files_by_signature(index)
 
     def load_or_start_anew() -> dict[Any, str]:
         try:
@@ -88,6 +107,27 @@ def _skips_stale_index(dispatcher: Callable[..., Any]) -> Callable[..., Any]:
 
     index._load_index = load_or_start_anew
     return dispatcher
+
+
+def keeps_kernels() -> bool:
+    """Return whether compiled kernels are kept on disk, for other processes too."""
+    return CACHED and not numba.config.DISABLE_JIT  # type: ignore[attr-defined]
+
+
+def cache_folder() -> str:
+    """Return the folder that NUMBA_CACHE_DIR gave, or "" for the one beside the sources."""
+    return str(numba.config.CACHE_DIR or "")  # type: ignore[attr-defined]
+
+
+def is_compiled(dispatcher: Callable[..., Any], dtype: str) -> bool:
+    """Return whether a kernel is loaded, or in the cache, for some arrays of this dtype."""
+    index = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if f"({dtype}," in str(getattr(dispatcher, "signatures", "")):
+        return True
+    try:
+        return index is not None and any(f"({dtype}," in str(key[0]) for key in index._load_index())
+    except OSError:
+        return False
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
