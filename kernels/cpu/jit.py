@@ -70,7 +70,7 @@ def _names_files_by_signature(index: Any) -> None:
 
 
 def _njit(**options: Any) -> Callable[..., Any]:
-    """Return numba.njit with the inlining of `compiler`."""
+    """Return numba.njit with the passes of `compiler`."""
     found: Callable[..., Any] = numba.njit(pipeline_class=KernelCompiler, **options)
     return found
 
@@ -163,6 +163,6 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
         return function
-    options = {**OPTIONS, "cache": False, "forceinline": True}
+    options = {**OPTIONS, "cache": False, "forceinline": True, "pipeline_class": KernelCompiler}
     compiled: Callable[..., Any] = register_jitable(**options)(function)
     return compiled
