@@ -4,15 +4,13 @@
 calibrate`` prints the constants of `fastdln.backends.cpu.cost_model`.
 """
 
-import json
 import statistics
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import fastdln
-from fastdln.backends.cpu.cost_model import Choice
+from fastdln.backends.cpu.cost_model import Choice, segment_count
 
 from . import chain_peers, common
 from .chain_steps import DTYPES, Steps, roofline, step_times
@@ -22,45 +20,46 @@ CASES = ["100x4", "26x700", "100x200", "300x30", "1000x50"]
 
 
 class Step:
-    """Seconds of ten steps in one call, by every kernel."""
+    """Seconds of a step in a long run, by every kernel."""
 
-    params = (CASES, DTYPES, ["two-pass", "zigzag"])
+    params = (["300x30"], DTYPES, ["two-pass", "zigzag"])
     param_names = ("width x depth", "dtype", "kernel")
+    unit = "s"
     timeout = 300
 
     def setup(self, case: str, dtype: str, kernel: str) -> None:
         self.steps = Steps(case, dtype, kernel)
-        self.steps.run(2)
 
-    def time_ten_steps(self, case: str, dtype: str, kernel: str) -> None:
-        self.steps.run(10)
+    def track_step(self, case: str, dtype: str, kernel: str) -> float:
+        return step_times({"us": self.steps.run}, 0.02)["us"]
 
 
 class Peers:
     """Ratio of fastdln's time to a peer's for the same step."""
 
-    params = (CASES, DTYPES)
-    param_names = ("width x depth", "dtype")
+    params = (["100x4", "100x200"], ["float32"], chain_peers.PEERS)
+    param_names = ("width x depth", "dtype", "peer")
+    unit = "ratio"
     timeout = 600
 
-    def _ratio(self, name: str, case: str, dtype: str) -> float:
-        runs = {name: chain_peers.MAKERS[name](case, dtype), "fastdln": Steps(case, dtype).run}
-        return common.ours_over_fastest("fastdln", step_times(runs, 0.05))
+    def setup(self, case: str, dtype: str, name: str) -> None:
+        peer = chain_peers.MAKERS[name](case, dtype)
+        self.runs = {name: peer, "fastdln": Steps(case, dtype).run}
 
-    def track_ratio_numpy(self, case: str, dtype: str) -> float:
-        return self._ratio("numpy", case, dtype)
+    def track_time_over_peer(self, case: str, dtype: str, name: str) -> float:
+        return common.ours_over_fastest("fastdln", step_times(self.runs, 0.05))
 
-    def track_ratio_torch(self, case: str, dtype: str) -> float:
-        return self._ratio("torch", case, dtype)
 
-    def track_ratio_autograd(self, case: str, dtype: str) -> float:
-        return self._ratio("autograd", case, dtype)
+class Roofline:
+    """Ratio of fastdln's time to the least that the machine's measured rates allow."""
 
-    def track_ratio_jax(self, case: str, dtype: str) -> float:
-        return self._ratio("jax", case, dtype)
+    params = (["300x30"], DTYPES)
+    param_names = ("width x depth", "dtype")
+    unit = "ratio"
+    timeout = 600
 
-    def track_ratio_to_roofline(self, case: str, dtype: str) -> float:
-        limits = common.matmul_flops(dtype), common.copied_bytes_per_second()
+    def track_time_over_roofline(self, case: str, dtype: str) -> float:
+        limits = common.matmul_flops(dtype, 1024), common.copied_bytes_per_second(1 << 26)
         seconds = step_times({"fastdln": Steps(case, dtype).run}, 0.05)["fastdln"]
         return seconds / roofline(case, dtype, *limits)
 
@@ -68,20 +67,22 @@ class Peers:
 class Growth:
     """Seconds per layer against depth."""
 
-    params = ([100, 1000, 10_000, 100_000],)
+    params = ([100, 3000],)
     param_names = ("depth",)
+    unit = "s"
     timeout = 300
 
     def track_seconds_per_layer(self, depth: int) -> float:
         run = Steps(f"26x{depth}", "float32").run
         return step_times({"us": run}, 0.02)["us"] / depth
 
-    track_seconds_per_layer.unit = "s"  # type: ignore[attr-defined]
-
 
 class Width:
-    params = ([16, 64, 256, 1024, 2048],)
+    """Seconds per 10⁹ flops against width."""
+
+    params = ([16, 1024],)
     param_names = ("width",)
+    unit = "s"
     timeout = 300
 
     def track_seconds_per_gigaflop(self, width: int) -> float:
@@ -90,28 +91,28 @@ class Width:
             6e-9 * chain_peers.Q * steps.layout.size
         )
 
-    track_seconds_per_gigaflop.unit = "s"  # type: ignore[attr-defined]
-
 
 class Many:
     """Small networks in a batch: seconds per network, and the ratio to successive training."""
 
-    params = (["10x4", "26x4", "100x4"], DTYPES, [4, 64])
+    params = (["10x4"], ["float32"], [64])
     param_names = ("width x depth", "dtype", "seeds")
     timeout = 300
 
     def track_seconds_per_network(self, case: str, dtype: str, seeds: int) -> float:
-        return many_seconds(case, dtype, seeds, 1000)["together"] / seeds
+        return many_seconds(case, dtype, seeds, 200, ("together",))["together"] / seeds
 
     track_seconds_per_network.unit = "s"  # type: ignore[attr-defined]
 
     def track_together_over_alone(self, case: str, dtype: str, seeds: int) -> float:
-        seconds = many_seconds(case, dtype, seeds, 1000)
+        seconds = many_seconds(case, dtype, seeds, 200)
         return seconds["together"] / seconds["alone"]
+
+    track_together_over_alone.unit = "ratio"  # type: ignore[attr-defined]
 
 
 def many_seconds(
-    case: str, dtype: str, seeds: int, steps: int, repeats: int = 3
+    case: str, dtype: str, seeds: int, steps: int, names: Sequence[str] = ("together", "alone")
 ) -> dict[str, float]:
     """Return the seconds of training networks in a batch, and one after the other."""
     width, depth = common.shape_of(case)
@@ -124,79 +125,16 @@ def many_seconds(
         "steps": steps,
         "tolerance": 0.0,
     }
-    return common.medians(
-        {
-            "together": lambda: fastdln.train_many(
-                problem, seeds=range(seeds), learning_rates=chain_peers.RATE, **options
-            ),
-            "alone": lambda: [
-                fastdln.train(problem, seed=s, learning_rate=chain_peers.RATE, **options)
-                for s in range(seeds)
-            ],
-        },
-        repeats,
-    )
-
-
-PROGRAM = """
-import ctypes, json, sys, time
-from pathlib import Path
-import fastdln
-problem = fastdln.paper_regression(seed=0)
-def train(width, depth, steps):
-    start = time.perf_counter()
-    fastdln.train(problem, width=width, depth=depth, init="gaussian", steps=steps,
-                  dtype="float32", tolerance=0.0)
-    return time.perf_counter() - start
-def status(name):
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
-found = {"first": train(20, 3, 4), "second": train(20, 3, 4)}
-width, depth = int(sys.argv[1]), int(sys.argv[2])
-if width:
-    train(width, depth, 4)  # compiles the kernels of this size
-    ctypes.CDLL(None).malloc_trim(0)  # freed pages must not hide the growth
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far was the compiler's
-    before = status("VmRSS")
-    train(width, depth, 4)
-    found["grown"] = status("VmHWM") - before
-print(json.dumps(found))
-"""
-
-
-def in_fresh_process(width: int = 0, depth: int = 0, cache: str | None = None) -> dict[str, float]:
-    """Return a new process's measurements: seconds of the first two calls, growth of memory."""
-    found: dict[str, float] = json.loads(common.in_new_process(PROGRAM, width, depth, cache=cache))
-    return found
-
-
-class FreshProcess:
-    """Seconds of a process's first call, without and with compiled kernels in the cache."""
-
-    timeout = 300
-
-    def track_cold_first_call(self) -> float:
-        with tempfile.TemporaryDirectory() as cache:
-            return in_fresh_process(cache=cache)["first"]
-
-    def track_warm_first_call(self) -> float:
-        return in_fresh_process()["first"]
-
-
-class Memory:
-    """Ratio of the peak memory of one large network to the bytes of its weights."""
-
-    params = ["1024x64", "3072x12"]
-    param_names = ("width x depth",)
-    timeout = 300
-
-    def track_peak_over_weights(self, case: str) -> float:
-        if not sys.platform.startswith("linux"):
-            raise NotImplementedError("peak memory is read from /proc")
-        width, depth = common.shape_of(case)
-        # The first layer is kept at its full width of 1024 inputs.
-        nbytes = 4 * width * ((depth - 2) * width + 1024 + chain_peers.Q)
-        return in_fresh_process(width, depth)["grown"] / nbytes
+    ways: dict[str, Callable[[], Any]] = {
+        "together": lambda: fastdln.train_many(
+            problem, seeds=range(seeds), learning_rates=chain_peers.RATE, **options
+        ),
+        "alone": lambda: [
+            fastdln.train(problem, seed=s, learning_rate=chain_peers.RATE, **options)
+            for s in range(seeds)
+        ],
+    }
+    return common.medians({name: ways[name] for name in names}, repeats=3)
 
 
 def table(dtypes: list[str], cases: list[str], rounds: int = 5) -> None:
@@ -237,8 +175,7 @@ def table(dtypes: list[str], cases: list[str], rounds: int = 5) -> None:
 
 def chosen(choice: Choice) -> str:
     """Return the text of a choice for the table: kernel, threads and their partition."""
-    shared = f" by {choice.sharing}" if choice.team > 1 else ""
-    return f"{choice.kernel}, {choice.team}{shared}"
+    return f"{choice.kernel}, {choice.team.name}"
 
 
 def calibrate() -> None:
@@ -254,7 +191,7 @@ def calibrate() -> None:
     thin = {
         "alone": Steps("64x100", "float32", "two-pass", 1),
         "layers": Steps("64x100", "float32", "two-pass", 2, "layers"),
-        "rows": Steps("64x100", "float32", "two-pass", 2, "rows"),
+        "segments": Steps("64x100", "float32", "two-pass", 2, "segments"),
     }
     seconds = step_times({name: steps.run for name, steps in thin.items()}, 0.1)
     layout = thin["alone"].layout
@@ -262,7 +199,9 @@ def calibrate() -> None:
     layer = max(seconds["alone"] - work, 0) / layout.depth
     halved = seconds["alone"] - work / 2
     barrier = (seconds["layers"] - halved) / (2 * layout.depth + 2)
-    shared = (seconds["rows"] - halved - 2 * barrier) / (layout.size * 4 / 2)
+    handovers = 2 * segment_count(layout.depth, 2)
+    bytes_over = handovers * layout.q_padded / 2 * layout.widest * 4
+    shared = (seconds["segments"] - halved - 2 * handovers * barrier) / bytes_over
     print("flops_per_second", {name: f"{rate:.3g}" for name, rate in rates.items()})
     print("seconds_per_byte", *(f"{x:.2g}" for x in traffic))
     print(f"seconds_per_barrier {barrier:.2g}")

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from fastdln.backends.cpu.cost_model import choose
+from fastdln.backends.cpu.cost_model import ALONE, Team, choose
 from fastdln.backends.cpu.optimizer_state import OptimizerState
 from fastdln.backends.cpu.packed_chain import PackedChain
 from fastdln.backends.cpu.steppers import RegressionStepper
@@ -19,6 +19,8 @@ from . import common
 from .chain_peers import RATE, D, Q, problem
 
 DTYPES = ["float32", "float64"]
+# Seconds that members of a team wait for each other: a measurement includes all waiting.
+NEVER = 3600.0
 
 
 class Steps:
@@ -32,8 +34,8 @@ class Steps:
     kernel : {"auto", "two-pass", "zigzag"}
     team : int, optional
         Threads that share the network; by default the cost model's choice.
-    sharing : {"layers", "rows"}
-        The axis that a given team partitions.
+    sharing : {"layers", "segments"}
+        What the members of a given team have their parts of.
     most : int
         Maximum number of steps.
     """
@@ -53,19 +55,22 @@ class Steps:
         chain = PackedChain(layers, widths, np.dtype(dtype))
         choice = choose(chain.layout, threads.available(), kernel=kernel)
         if team is not None:
-            choice = choice._replace(team=team, sharing=sharing)
+            choice = choice._replace(teams={Team(team, sharing) if team > 1 else ALONE: 0.0})
         self.choice, self.layout = choice, chain.layout
         # With one row per layer, every layer's step size is RATE.
         rates = LayerRates.of(optimizer, RATE, np.ones(len(layers)))
-        state = OptimizerState(optimizer, rates, chain, choice.team)
+        state = OptimizerState(optimizer, rates, chain, choice.team.size)
         self._record = LossRecord(objective, most, tolerance=0.0)
-        pool = ThreadPoolExecutor(choice.team)
-        self._stepper = RegressionStepper(chain, state, objective, self._record, choice, pool)
-        self._stepper.advance(0, 1)
+        pool, teams = ThreadPoolExecutor(choice.team.size), (ALONE, choice.team)
+        self._stepper = RegressionStepper(
+            chain, state, objective, self._record, choice.kernel, teams, pool
+        )
+        self._stepper.advance(0, ALONE, 0.0)
 
     def run(self, steps: int) -> None:
         """Take `steps` steps."""
-        self._stepper.advance(self._record.step + steps, self.choice.team)
+        late = self._stepper.advance(self._record.step + steps, self.choice.team, NEVER)
+        assert not late
 
 
 def _count(run: Callable[[int], None], seconds: float) -> int:

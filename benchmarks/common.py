@@ -1,13 +1,15 @@
 """Shared helpers of the benchmarks: interleaved timing, new processes, machine limits, peers."""
 
 import contextlib
+import functools
 import importlib
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -22,8 +24,41 @@ from fastdln.utils import threads
 REST = 0.15
 
 
+def once(setup: Callable[..., None]) -> Callable[..., None]:
+    """Make a `setup` act at its first call only.
+
+    asv calls it again before every sample of a ``time_`` benchmark.
+    """
+
+    @functools.wraps(setup)
+    def first_only(self: Any, *params: Any) -> None:
+        if not vars(self).get("_is_set_up"):
+            setup(self, *params)
+            self._is_set_up = True
+
+    return first_only
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let fastdln use one thread inside the block."""
+    before = os.environ.get("FASTDLN_NUM_THREADS")
+    os.environ["FASTDLN_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["FASTDLN_NUM_THREADS"]
+        else:
+            os.environ["FASTDLN_NUM_THREADS"] = before
+
+
 def peer(name: str) -> ModuleType:
-    """Import a peer and give it as many threads as fastdln; skip the benchmark if not installed."""
+    """Import a peer and give it as many threads as fastdln.
+
+    To be called from `setup`, where asv takes the NotImplementedError that is raised without the
+    peer as "n/a". Raised in the benchmark itself it would be a failure with a traceback.
+    """
     try:
         module = importlib.import_module(name)
     except ImportError as error:
@@ -55,13 +90,31 @@ def medians(callables: dict[str, Callable[[], Any]], repeats: int = 5) -> dict[s
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
+def minima(callables: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """Return the least processor time of each, called in turns for `seconds`, at least 10 times.
+
+    Other processes only ever add time, so the least of many short times hardly changes between
+    runs. Callables should take milliseconds, and one thread. The processor time, of all threads
+    together, leaves out the waiting for a processor and for files.
+    """
+    least = dict.fromkeys(callables, math.inf)
+    end, rounds = time.perf_counter() + seconds, 0
+    while rounds < 10 or time.perf_counter() < end:
+        for name, function in callables.items():
+            start = time.process_time()
+            function()
+            least[name] = min(least[name], time.process_time() - start)
+        rounds += 1
+    return least
+
+
 def ours_over_fastest(ours: str, seconds: dict[str, float]) -> float:
     """Return the ratio of fastdln's time to the fastest peer's; less is better, as asv assumes."""
     return seconds[ours] / min(s for name, s in seconds.items() if name != ours)
 
 
 def seconds_per_step(**arguments: Any) -> float:
-    """Return the seconds per step of `fastdln.train`, without drawing the network.
+    """Return the seconds per step of a long run of `fastdln.train`, without its start.
 
     Time the interval between two callbacks of one run, which is stopped after about a second.
     """

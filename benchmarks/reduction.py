@@ -12,9 +12,8 @@ def reduced_seconds(width, depth, dtype="float32"):
     return common.seconds_per_step(width=width, depth=depth, init="orthogonal", dtype=dtype)
 
 
-def peer_seconds(peer, case, steps, repeats):
-    """Return the seconds of a peer's step in float32."""
-    run = chain_peers.MAKERS[peer](case, "float32")
+def peer_seconds(run, steps, repeats):
+    """Return the seconds of a peer's step."""
     run(1)
     return common.medians({"peer": lambda: run(steps)}, repeats=repeats)["peer"] / steps
 
@@ -22,47 +21,58 @@ def peer_seconds(peer, case, steps, repeats):
 class ReducedAgainstDense:
     """Ratio of fastdln's reduced step to a peer's step at full width."""
 
-    params = [["100x10", "1000x700"], chain_peers.PEERS]
+    params = [["300x50"], chain_peers.PEERS]
     param_names = ["width × depth", "peer"]
-    timeout = 900
+    unit = "ratio"
+    timeout = 300
 
-    def track_ratio(self, case, peer):
-        width, depth = common.shape_of(case)
-        seconds = peer_seconds(peer, case, steps=1, repeats=3)
-        return reduced_seconds(width, depth) / seconds
+    def setup(self, case, peer):
+        self.peer = chain_peers.MAKERS[peer](case, "float32")
+
+    def track_time_over_peer(self, case, peer):
+        seconds = peer_seconds(self.peer, steps=1, repeats=3)
+        return reduced_seconds(*common.shape_of(case)) / seconds
 
 
 class ReducedAgainstReduced:
     """Ratio of fastdln's reduced step to a peer's step at width 26: the gain of the kernels."""
 
-    params = [[10, 700], chain_peers.PEERS]
+    params = [[100], chain_peers.PEERS]
     param_names = ["depth", "peer"]
-    timeout = 600
+    unit = "ratio"
+    timeout = 300
 
-    def track_ratio(self, depth, peer):
-        seconds = peer_seconds(peer, f"{K}x{depth}", steps=20, repeats=5)
-        return reduced_seconds(1000, depth) / seconds
+    def setup(self, depth, peer):
+        self.peer = chain_peers.MAKERS[peer](f"{K}x{depth}", "float32")
+
+    def track_time_over_peer(self, depth, peer):
+        return reduced_seconds(1000, depth) / peer_seconds(self.peer, steps=20, repeats=5)
 
 
-class FlatInWidth:
-    """Ratio of the slowest step to the fastest over widths 10² … 10⁶."""
+class Step:
+    """Seconds of a step of reduced training at depth 700, which do not depend on the width."""
 
-    params = [[10, 700]]
-    param_names = ["depth"]
-    timeout = 600
+    params = [[100, 100_000]]
+    param_names = ["width"]
+    unit = "s"
+    timeout = 300
 
-    def track_slowest_over_fastest(self, depth):
-        widths = [10**2, 10**3, 10**4] if depth < 100 else [10**n for n in range(2, 7)]
-        seconds = [min(reduced_seconds(w, depth) for _ in range(2)) for w in widths]
-        return max(seconds) / min(seconds)
+    def track_step(self, width):
+        return reduced_seconds(width, 700)
 
 
 class Draw:
     """Seconds to draw a very wide network for a reduced run, without training."""
 
-    params = [[1000, 1_000_000]]
+    params = [[1000, 100_000]]
     param_names = ["width"]
+    rounds = 1
+    repeat = (2, 5, 1.0)
     timeout = 300
+
+    @common.once
+    def setup(self, width):
+        self.time_draw(1000)
 
     def time_draw(self, width):
         fastdln.train(fastdln.paper_regression(), width=width, depth=4, steps=0, dtype="float32")

@@ -1,47 +1,97 @@
-"""Time training and sampling through the public API: steps, initialisation, wide networks.
+"""Time `fastdln.train` as it is called: short runs, options, resuming, drawing, saving.
 
 `benchmarks.chain` and `benchmarks.haar` compare kernels and peers; these benchmarks time the whole
-path of a call.
+path of a call, from the second on.
 """
 
-import tempfile
-import time
+import functools
 
 import fastdln
 
-from .common import in_new_process, seconds_per_step
+from . import common
+
+# Options of runs of a few milliseconds to a tenth of a second.
+CALLS = {
+    "gaussian 20x3": {"width": 20, "depth": 3, "init": "gaussian", "steps": 10},
+    "gaussian 100x20": {"width": 100, "depth": 20, "init": "gaussian", "steps": 100},
+    "orthogonal 1000x100": {"width": 1000, "depth": 100, "steps": 100},
+    "momentum": {"width": 64, "depth": 10, "init": "gaussian", "steps": 200, "momentum": 0.9},
+    "adam": {"width": 64, "depth": 10, "init": "gaussian", "steps": 200, "optimizer": "adam"},
+    "minibatches": {"width": 64, "depth": 10, "init": "gaussian", "steps": 200, "batch_size": 4},
+}
+RATE = 1e-9
 
 
-class TrainStep:
-    """Seconds of a step of dense training: float32, the paper's data, Gaussian initialisation."""
-
-    params = [[(100, 4), (26, 700), (100, 200), (300, 30), (1000, 50)]]
-    param_names = ["width × depth"]
-    unit = "s"
-
-    def track_step(self, shape):
-        width, depth = shape
-        return seconds_per_step(width=width, depth=depth, init="gaussian")
+problem = functools.cache(fastdln.paper_regression)
 
 
-class ReducedStep:
-    """Seconds of a step of reduced training at depth 700, which do not depend on the width."""
+def train(**options):
+    """Train in float32 on the paper's data, at a rate at which no run ends early."""
+    fixed = {"dtype": "float32", "tolerance": 0.0, "learning_rate": RATE}
+    return fastdln.train(problem(), **fixed | options)
 
-    params = [[100, 1000, 10_000, 100_000, 1_000_000]]
-    param_names = ["width"]
-    timeout = 300
-    unit = "s"
 
-    def track_step(self, width):
-        return seconds_per_step(width=width, depth=700, init="orthogonal")
+class Call:
+    """Seconds of a whole call of `train`."""
+
+    params = [list(CALLS)]
+    param_names = ["options"]
+    rounds = 1
+    repeat = (3, 10, 1.0)
+
+    @common.once
+    def setup(self, name):
+        train(**CALLS[name])
+
+    def time_train(self, name):
+        train(**CALLS[name])
+
+
+class ShortRun:
+    """Ratio of a short run's seconds per step to a long run's, for a given network."""
+
+    params = [["300x30"], [5, 100]]
+    param_names = ["width × depth", "steps"]
+    unit = "ratio"
+
+    def setup(self, case, steps):
+        width, depth = common.shape_of(case)
+        size = {"width": width, "depth": depth, "init": "gaussian", "dtype": "float32"}
+        self.network = fastdln.initialize(problem().d_x, problem().d_y, **size)
+
+    def track_short_over_long(self, case, steps):
+        call = lambda: train(network=self.network, steps=steps)
+        short = common.medians({"short": call}, repeats=5)["short"] / steps
+        return short / common.seconds_per_step(network=self.network)
+
+
+class Resume:
+    """Seconds to train a run for more steps."""
+
+    params = [["gd", "adam"]]
+    param_names = ["optimizer"]
+    rounds = 1
+    repeat = (3, 10, 1.0)
+
+    @common.once
+    def setup(self, optimizer):
+        size = {"width": 64, "depth": 10, "init": "gaussian", "steps": 100}
+        self.run = train(**size, optimizer=optimizer, resumable=True)
+        self.time_resume(optimizer)
+
+    def time_resume(self, optimizer):
+        fastdln.resume(self.run, steps=100)
 
 
 class Initialize:
     """Seconds to draw a network of depth 20 in float32."""
 
-    params = [["gaussian", "orthogonal"], [64, 512]]
+    params = [["gaussian", "orthogonal"], [512]]
     param_names = ["init", "width"]
+    rounds = 1
+    repeat = (3, 10, 1.0)
 
+    @common.once
     def setup(self, init, width):
         self.time_initialize(init, width)
 
@@ -49,29 +99,22 @@ class Initialize:
         fastdln.initialize(1024, 10, width=width, depth=20, init=init, dtype="float32")
 
 
-class Cold:
-    """Seconds of the first call in a new process."""
+class File:
+    """Seconds to write a run's network of 4 MB and its losses, and to read the network.
 
-    params = [["import numba", "import fastdln", "train, warm cache", "train, empty cache"]]
-    param_names = ["what"]
-    unit = "s"
-    timeout = 300
+    asv gives every benchmark an empty directory to work in, and removes it.
+    """
 
-    train = (
-        "import fastdln; "
-        "fastdln.train(fastdln.paper_regression(), width=64, depth=4, steps=1, dtype='float32')"
-    )
+    rounds = 1
+    repeat = (3, 10, 1.0)
 
-    def track_seconds(self, what):
-        program = what if what.startswith("import") else self.train
-        with tempfile.TemporaryDirectory() as empty:
-            if what == "train, empty cache":
-                return self._run(program, empty)
-            self._run(program, empty)
-            return sorted(self._run(program, empty) for _ in range(3))[1]
+    @common.once
+    def setup(self):
+        self.run = train(width=200, depth=20, init="gaussian", steps=100)
+        self.time_save()
 
-    @staticmethod
-    def _run(program, cache):
-        begun = time.perf_counter()
-        in_new_process(program, cache=cache)
-        return time.perf_counter() - begun
+    def time_save(self):
+        self.run.save("run.npz")
+
+    def time_load(self):
+        fastdln.Network.load("run.npz")

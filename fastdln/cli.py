@@ -39,6 +39,10 @@ OutputOption = Annotated[
 PresetOption = Annotated[str, typer.Option("--preset", help="quick, laptop or paper")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Show no progress")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, gpu, gpu:1 … or auto")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", help="Most threads to use; else one for each processor"),
+]
 
 
 def main() -> None:
@@ -114,12 +118,15 @@ def _add_figure(name: str, help: str) -> None:
         preset: PresetOption = "quick",
         output: OutputOption = None,
         device: DeviceOption = "auto",
+        threads: ThreadsOption = None,
         quiet: QuietOption = False,
     ) -> None:
         from fastdln import figures
 
         draw = getattr(figures, name)
-        files = draw(preset, output, device=device, progress=not quiet, say=typer.echo)
+        files = draw(
+            preset, output, device=device, threads=threads, progress=not quiet, say=typer.echo
+        )
         typer.echo(f"wrote {', '.join(map(str, files))}")
 
     app.command(name, help=help, cls=SuggestingCommand)(guarded(command))
@@ -297,6 +304,7 @@ def _report(result: "TrainResult") -> str:
         "status": f"{result.status} after {result.steps_taken:,} steps",
         "learning rate": f"{result.learning_rate:.6g}",
         "time": f"{result.seconds:.3f} s ({result.method}, {result.device})",
+        "compiling": f"{result.compile_seconds:.3f} s",
     }
     return "\n".join(f"{name:<14} {value}" for name, value in lines.items())
 

@@ -139,6 +139,13 @@ def check_tolerance(name: str, value: Any) -> float:
     return tolerance
 
 
+def check_threads(name: str, value: Any) -> int:
+    """Return a number of threads, from 1 to the processors that this process may use."""
+    from fastdln.utils import threads  # with its pools, which --help does without
+
+    return threads.checked(name, value)
+
+
 def check_dtype(name: str, value: Any) -> str:
     """Return the name of a floating-point dtype."""
     from fastdln.utils.arrays import float_dtype  # with NumPy, which --help does without
@@ -167,7 +174,7 @@ class TrainConfig:
     ``dataclasses.replace(config, width=100)`` is the run with another width, and a subclass may add
     options. `fastdln.train` documents the options. Constraints that depend on the problem or on
     this machine (whether a batch is larger than the data, whether there is a GPU) are checked when
-    the run is prepared.
+    the run is prepared, except that `threads` is at most the processors of this machine.
 
     Raises
     ------
@@ -227,6 +234,12 @@ class TrainConfig:
     )
     device: str = option(
         "cpu", "cpu, gpu, gpu:1 … or auto", check=check_device_name, recorded="always"
+    )
+    threads: int | None = option(
+        None,
+        "Most threads to use; else one for each processor",
+        check=check_threads,
+        recorded="never",
     )
     method: str = choice("auto", METHODS, "How the width is reduced", recorded="always")
     kernel: str = choice("auto", KERNELS, "How weights are read and written", recorded="always")

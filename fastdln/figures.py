@@ -1,5 +1,7 @@
 """The paper's Figures 1 and 2, each at three sizes."""
 
+import functools
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,12 +12,19 @@ from fastdln.config import SWEPT_INITS, SWEPT_SEEDS, TrainConfig, check_device_n
 from fastdln.sweeps.cell_runs import CellRuns
 from fastdln.sweeps.grid import Cell, Grid
 from fastdln.sweeps.progress import duration
-from fastdln.utils import threads, validation
+from fastdln.utils import validation
+from fastdln.utils.threads import available, limited
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.figure import Figure
 
+    from fastdln.reduction.plan import Plan
+
+# Draws a sweep.
+Draw = Callable[["xr.Dataset"], "Figure"]
+# The formats in which a figure is written.
+ENDINGS = ("png", "svg")
 # The dtype in which the networks of a figure are trained.
 DTYPE = "float32"
 
@@ -60,6 +69,7 @@ def figure1(
     *,
     progress: bool = True,
     device: str = "auto",
+    threads: int | None = None,
     client: Any = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Path, ...]:
@@ -80,6 +90,8 @@ def figure1(
         Whether to show progress on standard error.
     device : {"auto", "cpu", "gpu", "gpu:N"}
         As for `fastdln.sweep`.
+    threads : int, optional
+        Most threads to use, as for `fastdln.train`.
     client : dask.distributed.Client, optional
         Train on this cluster.
     say : callable, optional
@@ -97,7 +109,7 @@ def figure1(
     MemoryError, OSError, KeyboardInterrupt
         As `fastdln.sweep` does.
     """
-    arguments = Arguments(preset, output, progress, device, client, say)
+    arguments = Arguments(preset, output, progress, device, threads, client, say)
     return _figure("figure1", FIGURE1, _heatmaps, arguments)
 
 
@@ -107,6 +119,7 @@ def figure2(
     *,
     progress: bool = True,
     device: str = "auto",
+    threads: int | None = None,
     client: Any = None,
     say: Callable[[str], None] | None = None,
 ) -> tuple[Path, ...]:
@@ -114,7 +127,7 @@ def figure2(
 
     Parameters, results and errors are those of `figure1`, with ``figure2`` in all names.
     """
-    arguments = Arguments(preset, output, progress, device, client, say)
+    arguments = Arguments(preset, output, progress, device, threads, client, say)
     return _figure("figure2", FIGURE2, _curves, arguments)
 
 
@@ -125,6 +138,7 @@ class Arguments(NamedTuple):
     output: str | os.PathLike[str] | None
     progress: bool
     device: str
+    threads: int | None
     client: Any
     say: Callable[[str], None] | None
 
@@ -144,11 +158,9 @@ def _curves(dataset: "xr.Dataset") -> "Figure":
 def _figure(
     name: str,
     presets: Mapping[str, Preset],
-    draw: Callable[["xr.Dataset"], "Figure"],
+    draw: Draw,
     given: Arguments,
 ) -> tuple[Path, ...]:
-    from fastdln.plot import save
-
     chosen = presets[validation.one_of("preset", given.preset, presets)]
     if given.client is None:
         _check_device(given.device)
@@ -156,13 +168,11 @@ def _figure(
         check_device_name("device", given.device)
     directory = _directory(given.output, f"{name}-{given.preset}")
     store = directory / f"{name}.zarr"
-    runs = _runs(chosen, store, given)
-    if given.say is not None:
-        given.say(_announcement(f"{name}, preset {given.preset}", chosen, store, runs, given))
-    figure = draw(_sweep(runs, chosen, store, given))
-    files = directory / f"{name}.png", directory / f"{name}.svg"
-    for file in files:
-        save(figure, file)
+    dataset = _sweep(f"{name}, preset {given.preset}", chosen, store, given, draw)
+    from fastdln.plot import save
+
+    files = tuple(directory / f"{name}.{ending}" for ending in ENDINGS)
+    save(draw(dataset), *files)
     return (*files, store)
 
 
@@ -186,66 +196,55 @@ def _directory(output: str | os.PathLike[str] | None, default: str) -> Path:
     return directory
 
 
-def _runs(preset: Preset, store: Path, given: Arguments) -> CellRuns:
-    """Return the runs of the figure's cells, with their device chosen."""
+def _sweep(title: str, preset: Preset, store: Path, given: Arguments, draw: Draw) -> "xr.Dataset":
+    """Train the networks of a figure, and say before how long it may take."""
     from fastdln.objectives.regression import paper_regression
-    from fastdln.sweeps.device import with_device
+    from fastdln.sweeps.sweep import Hooks, run_sweep
 
-    config = TrainConfig(steps=preset.steps, dtype=DTYPE, device=given.device)
+    config = TrainConfig(
+        steps=preset.steps, dtype=DTYPE, device=given.device, threads=given.threads
+    )
     runs = CellRuns.of(paper_regression(), config, preset.record_steps)
-    return with_device(runs, runs.plans(_grid(preset).cells()), store, given.client)
+    grid = Grid(SWEPT_INITS, preset.widths, preset.depths, SWEPT_SEEDS, preset.record_steps)
+    say = given.say
 
+    def announce(runs: CellRuns, pending: "dict[Cell, Plan]") -> None:
+        if say is not None:
+            estimates = given.client is None and runs.config.device == "cpu"
+            say(f"{title}: {_announcement(runs, grid, pending, estimates)}")
 
-def _sweep(runs: CellRuns, preset: Preset, store: Path, given: Arguments) -> "xr.Dataset":
-    from fastdln.sweeps.sweep import sweep
-
-    return sweep(
-        runs.problem,
-        preset.widths,
-        preset.depths,
-        SWEPT_INITS,
-        steps=preset.steps,
-        record_steps=preset.record_steps,
-        store=store,
-        device=runs.config.device,
-        client=given.client,
+    return run_sweep(
+        runs,
+        grid,
+        store,
+        given.client,
+        None,
         progress=given.progress,
-        dtype=DTYPE,
+        hooks=Hooks(announce, functools.partial(_drawn, draw)),
     )
 
 
-def _announcement(title: str, preset: Preset, store: Path, runs: CellRuns, given: Arguments) -> str:
-    """Return a line with the networks to train and, for this machine's CPU, the estimated time."""
-    grid = _grid(preset)
-    pending = _pending(grid, store)
-    total = len(SWEPT_INITS) * len(grid.width) * len(grid.depth)
+def _announcement(runs: CellRuns, grid: Grid, pending: "dict[Cell, Plan]", estimates: bool) -> str:
+    """Return a line with the networks to train and, if asked for, the estimated time."""
+    total = math.prod(grid.shape)
     parts = [
-        f"{title}: {total} networks, widths {grid.width[0]} to {grid.width[-1]:,},"
-        f" depths {grid.depth[0]} to {grid.depth[-1]:,}, {preset.steps:,} steps"
+        f"{total} networks, widths {grid.width[0]} to {grid.width[-1]:,},"
+        f" depths {grid.depth[0]} to {grid.depth[-1]:,}, {runs.config.steps:,} steps"
     ]
     if len(pending) < total:
         parts.append(f"{total - len(pending)} of them are done")
-    if given.client is None and runs.config.device == "cpu" and pending:
+    if estimates and pending:
         from fastdln.sweeps.estimate import estimate
 
-        seconds = estimate(runs, runs.plans(pending), threads.available())
+        with limited(runs.config.threads):
+            seconds = estimate(runs, pending, available())
         parts.append(f"estimated time: up to {duration(seconds)}")
     return "; ".join(parts)
 
 
-def _grid(preset: Preset) -> Grid:
-    return Grid(SWEPT_INITS, preset.widths, preset.depths, SWEPT_SEEDS, preset.record_steps)
+def _drawn(draw: Draw, dataset: "xr.Dataset") -> None:
+    """Draw a figure and forget it: modules and fonts are loaded for the next."""
+    from fastdln.plot.style import load_formats
 
-
-def _pending(grid: Grid, store: Path) -> list[Cell]:
-    """Return the cells that are not done yet; all of them where the store is not this grid's."""
-    from fastdln.sweeps.store import read
-
-    cells = list(grid.cells())
-    try:
-        status = read(store)["status"].values
-    except (FileNotFoundError, ValueError):
-        return cells
-    if status.shape != grid.shape:
-        return cells
-    return [cell for cell in cells if status[cell.index] == "pending"]
+    load_formats(ENDINGS)
+    draw(dataset)

@@ -1,8 +1,6 @@
 """Properties of this machine and installation, for bug reports and for reading timings."""
 
 import platform
-import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from fastdln.backends.gpu.device import require_gpu
-from fastdln.utils import memory, threads
+from fastdln.utils import memory, processor, threads
+from fastdln.utils.processor import UNKNOWN
 
 PACKAGES = (
     "fastdln",
@@ -24,7 +23,6 @@ PACKAGES = (
     "distributed",
 )
 CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")
-UNKNOWN = "unknown"
 
 
 class Info(dict[str, dict[str, str]]):
@@ -52,7 +50,7 @@ def info() -> Info:
         {
             "versions": _versions(),
             "processor": {
-                "name": _processor(),
+                "name": processor.name(),
                 "vectors": _vectors(),
                 "threads": f"{threads.available()} used by fastdln",
                 **_caches(),
@@ -92,17 +90,6 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _processor() -> str:
-    """Return the processor's name as its manufacturer gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return _sysctl("machdep.cpu.brand_string") or platform.processor() or UNKNOWN
-
-
 def _vectors() -> str:
     """Return the widest vectors that compiled kernels may use."""
     from llvmlite import binding
@@ -138,15 +125,8 @@ def _caches(root: str = "/sys/devices/system/cpu/cpu0/cache") -> dict[str, str]:
 
 def _mac_caches() -> dict[str, str]:
     names = {"L1 cache": "hw.l1dcachesize", "L2 cache": "hw.l2cachesize"}
-    sizes = {name: _sysctl(key) for name, key in names.items()}
+    sizes = {name: processor.sysctl(key) for name, key in names.items()}
     return {name: memory.readable(int(size)) for name, size in sizes.items() if size}
-
-
-def _sysctl(name: str) -> str | None:
-    if sys.platform != "darwin":
-        return None
-    done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
 
 
 def _memory() -> dict[str, str]:

@@ -5,7 +5,7 @@ import itertools
 import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from typing import IO, cast
+from typing import IO, Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -120,16 +120,130 @@ class Network:
         return cls(layers)
 
     def end_to_end(self) -> np.ndarray:
-        """Return the end-to-end matrix ``M = Ŵ_L ··· Ŵ_1``, shape (d_y, d_x)."""
+        """Return the end-to-end matrix ``M = Ŵ_L ··· Ŵ_1``, shape (d_y, d_x).
+
+        That of a reduced run comes from the narrow network that was trained: it takes milliseconds,
+        and is the product of the layers to rounding (of a given network, to its rank tolerance).
+        """
+        if self._products is not None:
+            return self._products.end_to_end().astype(self.dtype, copy=False)
         if self.d_y <= self.d_x:
-            product = self.weights[-1]
-            for i in range(self.depth - 2, -1, -1):
-                product = product @ self.weights[i]
-        else:
-            product = self.weights[0]
-            for i in range(1, self.depth):
-                product = self.weights[i] @ product
+            return self.suffix_product(0)
+        return self.prefix_product(self.depth)
+
+    def suffix_product(self, i: int) -> np.ndarray:
+        """Return the product of the last layers, ``B_i = Ŵ_L ··· Ŵ_{i+1}``.
+
+        Layer i's gradient is ``B_iᵀ G A_{i-1}ᵀ`` for ``G = ∂ℓ/∂M``. For a reduced run, B_i comes
+        from the narrow network; no layer is formed.
+
+        Parameters
+        ----------
+        i : int
+            From 0, for M, to L, for the identity.
+
+        Returns
+        -------
+        ndarray, shape (d_y, m_i)
+            Of the weights' dtype; m_0 is d_x, and m_L is d_y.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `i` is not a whole number from 0 to L.
+        """
+        i = self._boundary(i)
+        if i == self.depth:
+            return np.eye(self.d_y, dtype=self.dtype)
+        if self._products is not None:
+            found = self._products.suffix(i) if i else self._products.end_to_end()
+            return found.astype(self.dtype, copy=False)
+        product = self.weights[-1]
+        for index in range(self.depth - 2, i - 1, -1):
+            product = product @ self.weights[index]
         return np.array(product)
+
+    def prefix_product(self, i: int, X: ArrayLike | None = None) -> np.ndarray:
+        """Return the product of the first layers, ``A_i = Ŵ_i ··· Ŵ_1``, or ``A_i X``.
+
+        For a reduced run, ``A_i X`` comes from the narrow network where X lies in the span of the
+        problem's inputs, as the inputs themselves do. Otherwise the part of X outside the span,
+        which training does not touch, is multiplied by layer after layer, none of which is formed.
+
+        Parameters
+        ----------
+        i : int
+            From 0, for the identity, to L, for M.
+        X : array_like, shape (d_x, n), optional
+            One input in every column: ``A_i X`` is their activations after layer i.
+
+        Returns
+        -------
+        ndarray, shape (m_i, d_x) or (m_i, n)
+            Of the weights' dtype; m_0 is d_x, and m_L is d_y.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `i` is not a whole number from 0 to L, or X not a finite matrix of d_x rows.
+        """
+        i = self._boundary(i)
+        X = None if X is None else self._inputs(X)
+        if i == 0:
+            product = np.eye(self.d_x) if X is None else X
+        elif self._products is None:
+            first = self.weights[0]
+            product = first if X is None else first @ X.astype(self.dtype)
+            for index in range(1, i):
+                product = self.weights[index] @ product
+        elif i == self.depth:
+            product = self._products.end_to_end()
+            product = product if X is None else product @ X
+        else:
+            product = self._products.prefix(i, X)
+        return np.array(product, dtype=self.dtype)
+
+    def singular_values(self) -> np.ndarray:
+        """Return the singular values of M, largest first, shape (min(d_y, d_x),).
+
+        As `end_to_end`, milliseconds for a reduced run of any width.
+
+        Raises
+        ------
+        ValueError
+            If M is not finite, as it may be after a run that diverged.
+        """
+        M = self.end_to_end()
+        if not np.isfinite(M).all():
+            raise ValueError("the end-to-end matrix is not finite and has no singular values")
+        return np.linalg.svd(M, compute_uv=False)
+
+    @property
+    def _products(self) -> "_Products | None":
+        """Products that `weights` can give without forming the layers."""
+        return getattr(self.weights, "products", None)
+
+    def _boundary(self, i: int) -> int:
+        i = validation.integer("i", i, least=0)
+        if i > self.depth:
+            raise ValueError(f"i must be at most the depth, {self.depth}, not {i}")
+        return i
+
+    def _inputs(self, X: ArrayLike) -> np.ndarray:
+        X = arrays.finite_matrix("X", X)
+        if len(X) != self.d_x:
+            raise ValueError(f"X must have {self.d_x} rows (d_x), not shape {X.shape}")
+        return X
+
+
+class _Products(Protocol):
+    """Products of a network's layers, in float64, by a shorter way than through the layers."""
+
+    def end_to_end(self) -> np.ndarray: ...
+
+    def suffix(self, boundary: int) -> np.ndarray: ...
+
+    def prefix(self, boundary: int, X: np.ndarray | None) -> np.ndarray: ...
 
 
 def write_archive(

@@ -23,8 +23,8 @@ class TrainResult:
         ``"diverged"``: the loss was no longer finite.
     steps_taken : int
     seconds : float
-        Wall time, including the drawing of the network; for batched networks, from the drawing of
-        this one to its end.
+        Wall time, including the drawing of the network, without `compile_seconds`; for batched
+        networks, from the drawing of this one to its end. Of a resumed run, that of all its parts.
     method : {"reduced", "dense"}
         Whether the exact reduction of the width was used.
     reason : str
@@ -37,6 +37,10 @@ class TrainResult:
         they are accessed.
     state : object or None
         Used by `fastdln.resume`; None unless the run was `resumable`.
+    compile_seconds : float
+        Wall time in which the run waited for kernels to be compiled, or loaded from the disk: some
+        seconds in the first run on a machine, less in the first of a process, then 0. Of a resumed
+        run, that of all its parts.
     """
 
     loss: np.ndarray
@@ -49,6 +53,7 @@ class TrainResult:
     learning_rate: float
     network: Network
     state: Any = None
+    compile_seconds: float = 0.0
 
     @property
     def relative_loss(self) -> np.ndarray:

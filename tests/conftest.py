@@ -13,6 +13,8 @@ if "NUMBA_CACHE_DIR" not in os.environ:
     sources = b"".join(p.read_bytes() for p in sorted((ROOT / "kernels").rglob("*.py")))
     digest = hashlib.sha256(sources).hexdigest()[:16]
     os.environ["NUMBA_CACHE_DIR"] = str(ROOT / ".numba_cache" / digest)
+# What a run measures must not decide what a later test does.
+os.environ["FASTDLN_KEEP_CHOICES"] = "0"
 
 import matplotlib as mpl  # noqa: E402
 import numpy as np  # noqa: E402

@@ -49,18 +49,19 @@ class PackedRegression(Packed):
         self.losses = np.full(steps + 1, np.nan)
         self.problem = Regression(np.ones_like(target), target, 0.0, self.losses)
 
-    def run(self, kernel, workspace, team, start, goal, floor=-1.0):
+    def run(self, kernel, workspace, team, start, goal, floor=-1.0, words=0):
         span = Span(start, goal, self.losses.size - 1, floor)
-        on_team(team, kernel, self.network, workspace, self.step, self.problem, span)
+        arguments = self.network, workspace, self.step, self.problem, span
+        return on_team(team, kernel, *arguments, words=words)
 
 
-def on_team(size, kernel, *arguments):
-    barrier = team.new_barrier()
+def on_team(size, kernel, *arguments, words=0):
+    barrier = team.new_barrier(words, 60 * 10**9)  # never late
     with ThreadPoolExecutor(size) as pool:
         members = [Member(rank, size, barrier) for rank in range(size)]
         runs = [pool.submit(kernel, *arguments, member) for member in members]
-        for run in runs:
-            run.result()
+        results = [run.result() for run in runs]
+    return results[0]
 
 
 def random_layers(widths, rng):

@@ -111,10 +111,24 @@ def test_sweep_and_plot(data, tmp_path):
     assert "5 layers" in (tmp_path / "c.svg").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("command", ["train", "sweep", "figure1", "figure2"])
+def test_every_command_that_computes_takes_threads(command):
+    assert "--threads" in call(command, "--help").output
+
+
+def test_threads_are_taken(data, tmp_path):
+    given = ("--data", data, "--threads", 1)
+    done = call("train", "--width", 8, "--depth", 3, "--steps", 5, *given)
+    assert done.exit_code == 0, done.output
+    assert "compiling" in done.output
+    done = call("sweep", tmp_path / "s", *given, *SWEEP)
+    assert done.exit_code == 0, done.output
+
+
 def test_figure1(tmp_path, monkeypatch):
     monkeypatch.setitem(FIGURE1, "quick", Preset((10,), (1, 2), 5, (0, 5)))
     monkeypatch.setattr("fastdln.sweeps.estimate.PROBE_SECONDS", 0.001)
-    done = call("figure1", "--output", tmp_path, "--quiet")
+    done = call("figure1", "--output", tmp_path, "--quiet", "--threads", 1)
     assert done.exit_code == 0, done.output
     assert "estimated time: up to" in done.output
     assert f"wrote {tmp_path / 'figure1.png'}" in done.output
@@ -142,6 +156,8 @@ def test_info():
         (["train", "--width", "8", "--depth", "3", "--plot", "no/x.png"], "no directory no"),
         (["train", "--width", "8", "--depth", "3", "--data", "none.npz"], "there is no file"),
         (["train", "--width", "10000000", "--depth", "1000", "--init", "gaussian"], "bytes"),
+        (["train", "--width", "8", "--depth", "3", "--threads", "0"], "threads must be"),
+        (["sweep", "s", "--widths", "3", "--depths", "1", "--threads", "4096"], "processors that"),
         (["sweep", "s", "--widths", "5:1", "--depths", "1"], "--widths must be whole numbers"),
         (["sweep", "s", "--widths", "3,3", "--depths", "1"], "widths must be distinct"),
         (["figure1", "--device", "tpu"], "device must be"),

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import pickle
 import re
+import threading
 import typing
 
 import numpy as np
@@ -12,6 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 import fastdln
+from fastdln import figures
 from fastdln.command_options import with_run_options
 from fastdln.config import TrainConfig, details, option
 from fastdln.rng import Seed, seed_key
@@ -20,7 +22,7 @@ from fastdln.sweeps.grid import Grid
 from fastdln.sweeps.store import Store
 from fastdln.training.prepared import prepare
 from fastdln.training.run import Run
-from fastdln.utils import validation
+from fastdln.utils import threads, validation
 
 # Arguments of `train` that are no options: they have no text and no value in a store.
 NO_OPTIONS = {"problem", "network", "callback"}
@@ -184,3 +186,96 @@ def test_every_function_suggests_names(call, words):
 def test_resume_suggests_names_too():
     with pytest.raises(TypeError, match=r"\(did you mean 'steps'\?\)"):
         fastdln.resume(None, step=3)
+
+
+@pytest.fixture
+def three(monkeypatch):
+    """Three threads where none are asked for, on any machine."""
+    monkeypatch.setenv("FASTDLN_NUM_THREADS", "3")
+
+
+def limits(call):
+    """Return how many threads might be used where a call served its callback, and which did."""
+    found = set()
+    call(lambda step, loss: found.add((threading.current_thread().name, threads.available())))
+    return {name for name, _ in found}, {count for _, count in found}
+
+
+def test_train_and_resume_use_no_more_threads_than_they_are_given(three, rng):
+    problem = fastdln.Regression(rng.standard_normal((6, 5)), rng.standard_normal((3, 5)))
+    common = {"width": 5, "depth": 3, "steps": 20, "init": "gaussian", "resumable": True}
+    kept = []
+    for options, count in (({}, 3), ({"threads": 1}, 1), ({"threads": None}, 3)):
+
+        def train(callback, options=options):
+            kept.append(fastdln.train(problem, callback=callback, **common, **options))
+
+        assert limits(train)[1] == {count}
+
+        def resume(callback, options=options):
+            kept.append(fastdln.resume(kept[-1], steps=10, callback=callback, **options))
+
+        assert limits(resume)[1] == {count}
+    for run in kept[2::2]:
+        np.testing.assert_array_equal(run.loss, kept[0].loss)
+    for run in kept[3::2]:
+        np.testing.assert_array_equal(run.loss, kept[1].loss)
+    # The first run's number is not kept: it may be continued on a smaller machine.
+    one = fastdln.train(problem, threads=1, **common)
+    assert limits(lambda c: fastdln.resume(one, steps=10, callback=c))[1] == {3}
+
+
+def test_drawing_and_preparing_obey_too(three, rng):
+    problem = fastdln.Regression(rng.standard_normal((6, 5)), rng.standard_normal((3, 5)))
+    prepared = prepare(problem, TrainConfig(width=5, depth=3, steps=2, threads=1))
+    run = Run.of(prepared, seed_key(0), 0.01)
+    drawn, draw = set(), run._initial_layers
+
+    def watched():
+        drawn.add(threads.available())
+        return draw()
+
+    run._initial_layers = watched
+    run.train()
+    assert drawn == {1}
+
+
+def test_train_many_trains_by_as_many_threads_as_it_is_given(three, rng):
+    problem = fastdln.Regression(rng.standard_normal((6, 5)), rng.standard_normal((3, 5)))
+    common = {"seeds": [0, 1, 2], "width": 40, "depth": 3, "steps": 20, "init": "gaussian"}
+    here = threading.current_thread().name
+    names, counts = limits(lambda c: fastdln.train_many(problem, callback=c, **common))
+    assert here not in names
+    assert counts == {1}
+    names, counts = limits(lambda c: fastdln.train_many(problem, callback=c, threads=1, **common))
+    assert names == {here}
+    assert counts == {1}
+
+
+def wrong_numbers():
+    most = threads.processors()
+    return [0, -1, most + 1]
+
+
+@pytest.mark.parametrize("count", wrong_numbers())
+def test_every_function_refuses_wrong_numbers_of_threads(count, tmp_path):
+    p, most = fastdln.paper_regression(), threads.processors()
+    drawn = {"width": 3, "depth": 2, "steps": 1}
+    run = fastdln.train(p, resumable=True, **drawn)
+    calls = [
+        lambda: fastdln.train(p, threads=count, **drawn),
+        lambda: fastdln.train_many(p, seeds=[0], threads=count, **drawn),
+        lambda: fastdln.resume(run, steps=1, threads=count),
+        lambda: fastdln.sweep(p, [3], [2], threads=count, store=tmp_path / "s"),
+        lambda: fastdln.haar_orthogonal(3, threads=count),
+        lambda: figures.figure1("quick", tmp_path / "f", threads=count),
+        lambda: TrainConfig(threads=count),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"threads must be .*{most}, the processors .*{count}"):
+            call()
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_number_of_threads_is_no_part_of_a_record():
+    assert TrainConfig(threads=1).record() == TrainConfig().record()

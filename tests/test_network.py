@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import naive
 import numpy as np
 import pytest
 
@@ -56,6 +57,55 @@ BAD_NETWORKS = [
 def test_bad_networks(weights, error, message):
     with pytest.raises(error, match=message):
         fastdln.Network(weights)
+
+
+@pytest.mark.parametrize("widths", [(), (1,), (5, 2), (7, 11, 3)])
+@pytest.mark.parametrize(("d_x", "d_y"), [(6, 4), (3, 5), (1, 1)])
+def test_products_of_layers(d_x, d_y, widths, dtype, rng):
+    net = fastdln.initialize(d_x, d_y, width=widths, init="gaussian", dtype=dtype)
+    L, X, eps = net.depth, rng.standard_normal((d_x, 2)), np.finfo(dtype).eps
+    M = naive.end_to_end(net.weights)
+    close = {"rtol": 0, "atol": 200 * eps * max(1, np.abs(M).max())}
+    np.testing.assert_allclose(net.end_to_end(), M, **close)
+    s = net.singular_values()
+    np.testing.assert_allclose(s, np.linalg.svd(M, compute_uv=False), **close)
+    for i in range(L + 1):
+        A = naive.end_to_end([np.eye(d_x), *net.weights[:i]])
+        B = naive.end_to_end([*net.weights[i:], np.eye(d_y)])
+        products = net.prefix_product(i), net.suffix_product(i), net.prefix_product(i, X)
+        for product, expected in zip(products, (A, B, A @ X), strict=True):
+            np.testing.assert_allclose(product, expected, rtol=0, atol=close["atol"] * 10)
+            assert product.dtype == dtype
+            assert product.flags.writeable
+            assert not any(np.may_share_memory(product, w) for w in (X, *net.weights))
+
+
+BAD_PRODUCTS = [
+    ({"i": -1}, ValueError, "i must be at least 0, not -1"),
+    ({"i": 4}, ValueError, "i must be at most the depth, 3, not 4"),
+    ({"i": 1.0}, TypeError, "i must be a whole number"),
+    ({"i": True}, TypeError, "not the bool True"),
+    ({"i": 1, "X": np.ones((5, 2))}, ValueError, r"X must have 6 rows \(d_x\), not shape \(5, 2\)"),
+    ({"i": 1, "X": np.ones(6)}, ValueError, "X must be a non-empty matrix"),
+    ({"i": 1, "X": np.full((6, 1), np.nan)}, ValueError, "X must be finite"),
+    ({"i": 1, "X": np.ones((6, 1), complex)}, TypeError, "X must hold real numbers"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), BAD_PRODUCTS)
+def test_bad_arguments_of_products(arguments, error, message):
+    net = fastdln.initialize(6, 4, width=5, depth=3)
+    with pytest.raises(error, match=message):
+        net.prefix_product(**arguments)
+    if "X" not in arguments:
+        with pytest.raises(error, match=message):
+            net.suffix_product(**arguments)
+
+
+def test_a_network_that_diverged_has_no_singular_values():
+    net = fastdln.Network.trusted([np.full((2, 3), np.inf)])
+    with pytest.raises(ValueError, match="not finite and has no singular values"):
+        net.singular_values()
 
 
 def test_import_is_light():

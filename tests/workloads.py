@@ -5,8 +5,8 @@ import dataclasses
 import naive
 import numpy as np
 
-from fastdln.backends.cpu.cost_model import choose
-from fastdln.backends.cpu.pacing import TeamPacing
+from fastdln.backends.cpu.cost_model import ALONE, Team, choose
+from fastdln.backends.cpu.pacing import SpanPlan, TeamPacing
 from fastdln.backends.cpu.packed_chain import chain_layout
 from fastdln.backends.cpu.trainer import CpuTrainer
 from fastdln.backends.interface import Workload
@@ -111,24 +111,25 @@ def trained(trainer):
 
 
 class FixedPacing(TeamPacing):
-    """The whole team takes every span, two steps at a time."""
+    """One team takes every span, two steps at a time."""
 
     def __init__(self, team):
-        super().__init__(1)
+        super().__init__({ALONE: 1.0})
         self.team = team
 
-    def next_span(self):
-        return self.team, 2
+    def next_span(self, left):
+        return SpanPlan(self.team, min(2, left), 60.0)
 
-    def record(self, team, steps, seconds):
-        pass
+    def record(self, team, steps, seconds, late):
+        assert not late
 
 
-def with_team(workload, team, sharing="layers"):
+def with_team(workload, size, sharing="layers"):
     """Return a trainer with a team of this size, whatever the cost model says."""
     layout = chain_layout(workload.widths, workload.dtype)
-    choice = choose(layout, team, kernel=workload.kernel, plain=workload.plain)
-    choice = choice._replace(team=team, sharing=sharing)
+    choice = choose(layout, size, kernel=workload.kernel, plain=workload.plain)
+    team = Team(size, sharing) if size > 1 else ALONE
+    choice = choice._replace(teams={ALONE: 1.0, team: 1.0})
     return CpuTrainer(workload, choice=choice, pacing=FixedPacing(team))
 
 

@@ -40,6 +40,25 @@ class DeferredLayer(Protocol):
         ...
 
 
+class NormalLayer(DeferredLayer, Protocol):
+    """A deferred layer of independent normals: element i, row by row, is ``scale·normal i``."""
+
+    @property
+    def key(self) -> int:
+        """Key of the normals, as for `fastdln.rng.standard_normal`."""
+        ...
+
+    @property
+    def stream(self) -> int:
+        """Stream of the normals."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """Standard deviation, which is rounded to the layer's dtype, as the normals are."""
+        ...
+
+
 # A layer to train: an array on the host (for the GPU backend also on the device), or one to draw.
 Layer = np.ndarray | DeferredLayer
 
@@ -55,6 +74,11 @@ def write_layer(layer: Layer, out: np.ndarray) -> None:
 def formed(layer: Layer) -> np.ndarray:
     """Return a layer as an array."""
     return layer.rows(0, layer.shape[0]) if _is_deferred(layer) else layer
+
+
+def is_normal(layer: Layer) -> "TypeIs[NormalLayer]":
+    """Return whether a layer consists of independent normals that are not drawn yet."""
+    return hasattr(layer, "stream")
 
 
 def _is_deferred(layer: Layer) -> "TypeIs[DeferredLayer]":

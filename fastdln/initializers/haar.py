@@ -14,6 +14,7 @@ from fastdln.backends.gpu import device as gpu
 from fastdln.rng import Seed, Stream, result_array, seed_key, stream_id
 from fastdln.utils import arrays, validation
 from fastdln.utils.suggestions import suggests_names
+from fastdln.utils.threads import checked, limited
 
 
 @suggests_names
@@ -26,6 +27,7 @@ def haar_orthogonal(
     dtype: DTypeLike = "float64",
     special: bool = False,
     device: str = "cpu",
+    threads: int | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     r"""Draw orthogonal matrices, or frames of orthonormal columns, from the uniform (Haar) law.
@@ -48,6 +50,8 @@ def haar_orthogonal(
         Draw from SO(n), determinant +1; needs p = n.
     device : {"cpu", "gpu", "gpu:N", "auto"}
         Where to compute; ``"auto"`` is the CPU. On a GPU the result is a CuPy array there.
+    threads : int, optional
+        Most threads to use, as for `fastdln.train`.
     out : ndarray, optional
         C-contiguous array of the result's shape and dtype to fill and return; on the CPU only.
 
@@ -78,6 +82,7 @@ def haar_orthogonal(
     (10, 4, 4)
     """
     device = check_device(device)
+    most = None if threads is None else checked("threads", threads)
     n, p = frame_shape(n, p)
     if special and p < n:
         raise ValueError(f"special needs square matrices, but p = {p} is less than n = {n}")
@@ -88,11 +93,12 @@ def haar_orthogonal(
         if out is not None:
             raise ValueError(f"out must be None on {device!r}: the result is a CuPy array")
         return _draw_on_gpu(device, seed_key(seed), batch, (n, p), dtype, bool(special))
-    if out is None:
-        cpu.require_memory(n, p, count, dtype)
-    out = result_array((*batch, n, p), dtype, out)
-    frames = out.reshape(count, n, p)
-    cpu.fill_frames(seed_key(seed), stream_id(Stream.HAAR), bool(special), frames)
+    with limited(most):
+        if out is None:
+            cpu.require_memory(n, p, count, dtype)
+        out = result_array((*batch, n, p), dtype, out)
+        frames = out.reshape(count, n, p)
+        cpu.fill_frames(seed_key(seed), stream_id(Stream.HAAR), bool(special), frames)
     return out
 
 

@@ -224,6 +224,19 @@ def hidden_layers(draw: Draw) -> Iterator[np.ndarray]:
             yield _entrywise_layer(draw, i)
 
 
+def equal_hidden_layers(draw: Draw, first: int, count: int) -> np.ndarray:
+    """Return hidden layers number first ≤ j < first + count, those that `hidden_layers` yields.
+
+    All hidden widths are equal, and the initialisation is one whose hidden layers are multiples of
+    orthogonal matrices: the shape is (count, m, m).
+    """
+    shape = draw.shape(1)
+    if draw.init == "orthogonal":
+        return _scaled_frames(draw, shape, Stream.HIDDEN_LAYER, first, count)
+    layer = (draw.gain * np.eye(*shape)).astype(draw.dtype)
+    return np.broadcast_to(layer, (count, *shape))
+
+
 def balanced_factors(draw: Draw) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return U, ``gain·Σ^{1/L}`` and Vᵀ of the balanced initialisation's end-to-end matrix."""
     d_x, d_y = draw.widths[0], draw.widths[-1]

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastdln.kernels.cpu.batched_drawing import fill_streams
 from fastdln.objectives.base import Objective
-from fastdln.rng import Stream, standard_normal, stream_id
+from fastdln.rng import Stream, stream_id
+
+# Samples of the epochs that are permuted at a time: one call an epoch takes longer than its sorting
+# where there are few samples.
+BLOCK_SAMPLES = 1 << 11
 
 
 @dataclass(frozen=True)
@@ -37,15 +42,30 @@ class Minibatches:
         epoch, part = divmod(self.first_step + step, self.n // self.size)
         return _permutation(self.n, self.key, epoch)[part * self.size : (part + 1) * self.size]
 
+    def several(self, step: int, count: int) -> np.ndarray:
+        """Return the indices of the samples of `count` steps from `step` on, (count, size)."""
+        parts = self.n // self.size
+        epoch, part = divmod(self.first_step + step, parts)
+        epochs = range(epoch, epoch + (part + count - 1) // parts + 1)
+        orders = np.stack([_permutation(self.n, self.key, e) for e in epochs])
+        return orders[:, : parts * self.size].reshape(-1, self.size)[part : part + count]
+
     def after(self, steps: int) -> "Minibatches":
         """Return the schedule that begins `steps` steps later."""
         return dataclasses.replace(self, first_step=self.first_step + steps)
 
 
-@functools.lru_cache(maxsize=64)  # networks trained in a batch request their epochs in turn
 def _permutation(n: int, key: int, epoch: int) -> np.ndarray:
-    normals = standard_normal(key, stream_id(Stream.MINIBATCH, epoch), (n,))
-    return np.argsort(normals, kind="stable")
+    size = max(1, BLOCK_SAMPLES // n)
+    return _permutations(n, key, epoch // size, size)[epoch % size]
+
+
+@functools.lru_cache(maxsize=128)  # networks trained in batches request their epochs in turn
+def _permutations(n: int, key: int, block: int, size: int) -> np.ndarray:
+    """Return the permutations of `size` epochs from number ``block·size`` on."""
+    normals = np.empty((size, n))
+    fill_streams(np.uint64(key), np.uint64(stream_id(Stream.MINIBATCH, block * size)), normals)
+    return np.argsort(normals, axis=1, kind="stable")
 
 
 def minibatches(problem: Objective, batch_size: int | None, key: int) -> Minibatches | None:

@@ -1,6 +1,8 @@
 """Elements common to all figures: style, panels, headings, labels, files."""
 
+import io
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import matplotlib as mpl
@@ -59,20 +61,43 @@ def label_axes(axes: np.ndarray, x: str, y: str) -> None:
         ax.set_ylabel(y)
 
 
-def save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure to a file, in the format of its name's ending.
+def save(figure: Figure, path: str | os.PathLike[str], *more: str | os.PathLike[str]) -> None:
+    """Write a figure to a file or to several, each in the format of its name's ending.
 
     Parameters
     ----------
     figure : matplotlib.figure.Figure
-    path : path-like
+    path, *more : path-like
+        To several files a figure is written faster together: it is laid out once.
 
     Raises
     ------
     ValueError
-        If the ending is not a format that Matplotlib writes.
+        If an ending is not a format that Matplotlib writes.
     OSError
-        If the file cannot be written.
+        If a file cannot be written.
     """
     with mpl.rc_context(STYLE):
-        figure.savefig(path, bbox_inches="tight", facecolor="white")
+        engine, dpi = figure.get_layout_engine(), figure.dpi
+        # `savefig` would lay out the figure and measure it for every file, which takes half of the
+        # time of saving. At this resolution, the sizes of texts are those of a PNG file.
+        figure.set_dpi(mpl.rcParams["savefig.dpi"])
+        try:
+            if engine is not None:
+                engine.execute(figure)
+            figure.set_layout_engine("none")
+            box = figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
+            for file in (path, *more):
+                figure.savefig(file, bbox_inches=box, facecolor="white")
+        finally:
+            figure.set_layout_engine(engine)
+            figure.set_dpi(dpi)
+
+
+def load_formats(names: Iterable[str]) -> None:
+    """Load what the first figure in each of these formats would load: modules, fonts, glyphs."""
+    with mpl.rc_context(STYLE):
+        figure, axes = panels(1, 1, (1, 1))
+        axes[0, 0].set_title("a")
+        for name in names:
+            figure.savefig(io.BytesIO(), format=name, dpi=20)

@@ -2,11 +2,10 @@
 
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fastdln.backends.cpu.reflectors import HaarReflectors
 from fastdln.backends.interface import Layer
 from fastdln.initializers.layers import (
     Draw,
@@ -18,9 +17,9 @@ from fastdln.initializers.layers import (
 )
 from fastdln.kernels.cpu.project_inputs import project_inputs
 from fastdln.network import Network
-from fastdln.reduction.lifting import DrawnOrigins, Form, Origin, Origins
+from fastdln.reduction.drawn_origins import DrawnOrigins, first_layer_times
+from fastdln.reduction.origins import BalancedOrigins, DenseOrigins, Origins, SubspaceOrigins
 from fastdln.reduction.plan import Plan
-from fastdln.rng import Stream, stream_id
 
 if TYPE_CHECKING:
     from fastdln.backends.gpu.launcher import Launcher
@@ -65,17 +64,13 @@ def dense(layers: Iterator[Layer], basis: np.ndarray) -> InitialLayers:
         yield projected
         yield from layers
 
-    origins = functools.partial(_dense_origin, first, projected, basis)
-    return InitialLayers(trained_layers(), origins)
+    return InitialLayers(trained_layers(), DenseOrigins(first, projected, basis))
 
 
 def in_subspaces(network: Network, bases: Sequence[np.ndarray], basis: np.ndarray) -> InitialLayers:
     """Start from a given network projected on invariant subspaces with these `bases`."""
-    sides = network, [basis, *bases], [*bases, None]
-    return InitialLayers(
-        (_projected_layer(*sides, i) for i in range(network.depth)),
-        functools.partial(_projected_origin, *sides),
-    )
+    origins = SubspaceOrigins(network, bases, basis)
+    return InitialLayers((origins.projected(i) for i in range(network.depth)), origins)
 
 
 def _drawn_layers(draw: Draw, launcher: "Launcher | None") -> Iterator[Layer]:
@@ -98,12 +93,6 @@ def _deferred_layers(draw: Draw) -> Iterator[Layer]:
         yield gaussian_layer(draw, i)
 
 
-def _dense_origin(
-    first: np.ndarray, projected: np.ndarray, basis: np.ndarray, index: int
-) -> Origin | None:
-    return Origin(first, projected, None, basis) if index == 0 else None
-
-
 def _in_joint_span(draw: Draw, basis: np.ndarray) -> InitialLayers:
     """Draw only ``Ŵ_1 U`` and ``Z = Ŵ_L O_{L-1}``, which determine the trajectory.
 
@@ -112,7 +101,7 @@ def _in_joint_span(draw: Draw, basis: np.ndarray) -> InitialLayers:
     basis of that span, ``QᵀŴ_1U, I, …, I, ZQ`` trains as the full network does (Yaras et al. 2023,
     applied at both ends). Nothing of size m × m is formed; time O(m d_x r), memory O((m + d_x) k).
     """
-    V = _first_layer_on(basis, draw)
+    V = first_layer_times(basis, draw)
     Z = last_layer(draw._replace(dtype=np.dtype("float64")))
     span = np.concatenate([V, Z.T], axis=1)
     R = np.asarray(np.linalg.qr(span, mode="r"))
@@ -120,7 +109,7 @@ def _in_joint_span(draw: Draw, basis: np.ndarray) -> InitialLayers:
     hidden, final = draw.gain * np.eye(len(R)), draw.depth - 1
 
     reduced = functools.partial(_reduced_layer, first, hidden, last, final)
-    origins = _JointSpanOrigins(draw, span, reduced, basis)
+    origins = DrawnOrigins(draw, span, reduced, basis)
     return InitialLayers((reduced(i) for i in range(draw.depth)), origins)
 
 
@@ -132,82 +121,10 @@ def _reduced_layer(
     return last if index == final else hidden
 
 
-class _JointSpanOrigins:
-    """Origins of `_in_joint_span`, prepared at the first call."""
-
-    def __init__(self, draw: Draw, span: np.ndarray, reduced: Form, basis: np.ndarray):
-        self._parts = draw, span, reduced, basis
-        self._ready: Origins | None = None
-
-    def __call__(self, index: int) -> Origin | None:
-        if self._ready is None:
-            draw, span, reduced, basis = self._parts
-            self._ready = DrawnOrigins(draw, np.linalg.qr(span)[0], reduced, basis)
-        return self._ready(index)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Without `_ready`, which holds a generator: it cannot be pickled, and can be rebuilt.
-        return _JointSpanOrigins, self._parts
-
-
-def _first_layer_on(basis: np.ndarray, draw: Draw) -> np.ndarray:
-    """Return ``Ŵ_1 U``, shape (m, r), float64, without forming ``Ŵ_1``."""
-    d_x, m = draw.widths[:2]
-    if draw.init == "zero_asymmetric":
-        V = np.zeros((m, basis.shape[1]))
-        V[: min(m, d_x)] = draw.gain * basis[: min(m, d_x)]
-        return V
-    frame = HaarReflectors.from_stream(
-        max(m, d_x), min(m, d_x), draw.key, stream_id(Stream.FIRST_LAYER, 0)
-    )
-    if m >= d_x:
-        return draw.gain * frame.apply(basis)
-    return draw.gain * np.sqrt(d_x / m) * frame.apply_transposed(basis)
-
-
 def _balanced(draw: Draw, basis: np.ndarray) -> InitialLayers:
     """Start in the leading min(d_x, d_y) coordinates; all layers are zero outside of them."""
     U, s, Vt = balanced_factors(draw)
     first = s[:, None] * (Vt @ basis)
     reduced = functools.partial(_reduced_layer, first, np.diag(s), U * s, draw.depth - 1)
-    return InitialLayers(
-        (reduced(i) for i in range(draw.depth)),
-        functools.partial(_balanced_origin, draw, s, reduced, basis),
-    )
-
-
-def _balanced_origin(
-    draw: Draw, s: np.ndarray, reduced: Form, basis: np.ndarray, index: int
-) -> Origin:
-    final = draw.depth - 1
-    if index == 0:
-        full = first_layer(draw)
-    elif index == final:
-        full = last_layer(draw)
-    else:
-        full = np.zeros(draw.shape(index), draw.dtype)
-        np.fill_diagonal(full[: s.size, : s.size], s)
-    upper = None if index == final else np.eye(draw.widths[index + 1], s.size)
-    lower = basis if index == 0 else np.eye(draw.widths[index], s.size)
-    return Origin(full, reduced(index), upper, lower)
-
-
-def _projected_layer(
-    network: Network,
-    lower: Sequence[np.ndarray],
-    upper: Sequence[np.ndarray | None],
-    index: int,
-) -> np.ndarray:
-    layer = network.weights[index].astype(np.float64) @ lower[index]
-    Q = upper[index]
-    return np.asarray(layer if Q is None else Q.T @ layer)
-
-
-def _projected_origin(
-    network: Network,
-    lower: Sequence[np.ndarray],
-    upper: Sequence[np.ndarray | None],
-    index: int,
-) -> Origin:
-    layer = _projected_layer(network, lower, upper, index)
-    return Origin(network.weights[index], layer, upper[index], lower[index])
+    origins = BalancedOrigins(draw, reduced, basis)
+    return InitialLayers((reduced(i) for i in range(draw.depth)), origins)

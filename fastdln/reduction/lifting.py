@@ -1,15 +1,14 @@
 """Full-width weights of a trained network, formed on access."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, overload
+from typing import Any, overload
 
 import numpy as np
 
-from fastdln.initializers.layers import Draw, first_layer, hidden_layers
-
-# Maps a layer's index to the layer.
-Form = Callable[[int], np.ndarray]
+from fastdln.reduction.origins import Form, Origin, Origins, ReducedOrigins
+from fastdln.reduction.products import NarrowProducts
 
 
 class LiftedWeights(Sequence[np.ndarray]):
@@ -22,12 +21,24 @@ class LiftedWeights(Sequence[np.ndarray]):
     dtype : numpy.dtype
     form : callable
         Maps a layer's index to the layer.
+    reader : callable, optional
+        Returns another `form` for one pass over several layers in order, in either direction.
+    products : NarrowProducts, optional
+        Products of the layers, where there is a shorter way to them than through the layers.
     """
 
-    def __init__(self, shapes: tuple[tuple[int, int], ...], dtype: np.dtype, form: Form):
+    def __init__(
+        self,
+        shapes: tuple[tuple[int, int], ...],
+        dtype: np.dtype,
+        form: Form,
+        reader: Callable[[], Form] | None = None,
+        products: NarrowProducts | None = None,
+    ):
         self.shapes = shapes
         self.dtype = dtype
-        self._form = form
+        self.products = products
+        self._form, self._reader = form, reader
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -38,38 +49,25 @@ class LiftedWeights(Sequence[np.ndarray]):
     def __getitem__(self, index: slice) -> list[np.ndarray]: ...
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self._form(i) for i in range(*index.indices(len(self)))]
+            return list(self._pass(range(*index.indices(len(self)))))
         if not -len(self) <= index < len(self):
             raise IndexError(f"layer {index} of a network of depth {len(self)}")
         return self._form(index % len(self))
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return (self._form(i) for i in range(len(self)))
+        return self._pass(range(len(self)))
+
+    def __reversed__(self) -> Iterator[np.ndarray]:
+        return self._pass(range(len(self) - 1, -1, -1))
+
+    def _pass(self, indices: range) -> Iterator[np.ndarray]:
+        form = self._form if self._reader is None else self._reader()
+        return map(form, indices)
 
 
 def layer_shapes(widths: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     """Return the shapes of the layers between boundaries of these widths."""
     return tuple(zip(widths[1:], widths[:-1], strict=True))
-
-
-class Origin(NamedTuple):
-    """Initial value of a layer: at full width, and projected on the subspaces of its training.
-
-    ``projected = upperᵀ full lower``; None for `upper` or `lower` stands for the whole space.
-    """
-
-    full: np.ndarray
-    projected: np.ndarray
-    upper: np.ndarray | None
-    lower: np.ndarray | None
-
-
-class Origins(Protocol):
-    """The origin of every layer of a run."""
-
-    def __call__(self, index: int) -> Origin | None:
-        """Return the origin of layer `index`, or None if it was trained at full width."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -94,58 +92,40 @@ class Lift:
 
     def __call__(self, index: int) -> np.ndarray:
         """Return layer `index`, for reading only: it may be a view of the trained layer."""
-        layer = self._formed(index)
+        return self._formed(index, self.origins(index))
+
+    def reader(self) -> Form:
+        """Return the same function for one pass over layers in order, in either direction."""
+        origin = self.origins.reader()
+        return lambda index: self._formed(index, origin(index))
+
+    def weights(self, widths: tuple[int, ...], dtype: np.dtype) -> LiftedWeights:
+        """Return the layers of a network of these widths, d_x and d_y among them."""
+        products = None
+        if isinstance(self.origins, ReducedOrigins):
+            depth = len(widths) - 1
+            products = NarrowProducts(self.origins, self.trained, depth, self._factor)
+        return LiftedWeights(layer_shapes(widths), dtype, self, self.reader, products)
+
+    def _formed(self, index: int, origin: Origin | None) -> np.ndarray:
+        trained = self.trained(index)
+        layer = trained.view() if origin is None else self._lifted(trained, origin)
         layer.flags.writeable = False
         return layer
 
-    def _formed(self, index: int) -> np.ndarray:
-        layer, origin = self.trained(index), self.origins(index)
-        if origin is None:
-            return layer.view()
-        c = self.complement_factor()
-        moved = layer - c * origin.projected
+    def _lifted(self, trained: np.ndarray, origin: Origin) -> np.ndarray:
+        c = self._factor()
+        moved = trained - c * origin.projected
         if origin.upper is not None:
             moved = origin.upper @ moved
         if origin.lower is not None:
             moved = moved @ origin.lower.T
-        return np.asarray(c * origin.full + moved, dtype=layer.dtype)
+        moved += origin.full if c == 1 else c * origin.full
+        return moved.astype(trained.dtype, copy=False)
 
+    def _factor(self) -> float:
+        return self._c
 
-class DrawnOrigins:
-    """The origins of a reduced run's layers, drawn again layer by layer.
-
-    With ``O_i = Ŵ_i(0) ··· Ŵ_2(0)`` the subspaces are the columns of ``P_i = O_i Q``, and hidden
-    layers projected on them start as a multiple of the identity. Layers requested in order cost
-    one product of their own size each. Only one layer and its P are kept: a request for an earlier
-    layer starts again from the first.
-    """
-
-    def __init__(self, draw: Draw, Q: np.ndarray, reduced: Form, basis: np.ndarray):
-        self._draw, self._Q, self._reduced, self._basis = draw, Q, reduced, basis
-        self._restart()
-
-    def __call__(self, index: int) -> Origin:
-        """Return the origin of layer `index`."""
-        projected = self._reduced(index)
-        if index == 0:
-            return Origin(first_layer(self._draw), projected, self._Q, self._basis)
-        last = self._draw.depth - 1
-        self._go_to(min(index, last - 1))
-        if index == last:
-            # All of the last layer lies in the subspace.
-            return Origin(projected @ self._P.T, projected, None, self._P)
-        return Origin(self._layer, projected, self._P, self._before)
-
-    def _restart(self) -> None:
-        self._at = 0
-        self._P = self._Q
-        self._layers = hidden_layers(self._draw)
-
-    def _go_to(self, index: int) -> None:
-        """Compute and keep ``Ŵ_i(0)``, P_{i-1} and P_i for i = `index` (0-based; P_0 is Q)."""
-        if index < self._at:
-            self._restart()
-        while self._at < index:
-            self._layer = next(self._layers)
-            self._before, self._P = self._P, (self._layer / self._draw.gain) @ self._P
-            self._at += 1
+    @functools.cached_property
+    def _c(self) -> float:
+        return self.complement_factor()

@@ -1,7 +1,6 @@
 """The training runs of a sweep's cells: a shared problem and options, and each cell's axes."""
 
 import dataclasses
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from fastdln.sweeps.executors import CellBatch, CellCallback
 from fastdln.sweeps.fingerprint import digest
 from fastdln.sweeps.grid import Cell, Grid, default_record_steps, recorded
 from fastdln.utils import validation
+from fastdln.utils.stopwatch import Stopwatch
 
 if TYPE_CHECKING:  # imports Numba, which figures and the command line must not load
     from fastdln.reduction.plan import Plan
@@ -120,9 +120,9 @@ class CellRuns:
         from fastdln.rng import seed_key
         from fastdln.training.run import Run
 
-        started, rate = time.perf_counter(), self.config.learning_rate
+        watch, rate = Stopwatch(), self.config.learning_rate
         prepared = self.prepared(cell) if prepared is None else prepared
-        return Run.of(prepared, seed_key(cell.seed), rate, started)
+        return Run.of(prepared, seed_key(cell.seed), rate, watch)
 
     def train(
         self, batch: CellBatch, report: CellCallback | None = None

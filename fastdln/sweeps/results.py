@@ -33,6 +33,9 @@ class ResultsInMemory:
         """Return whether a cell is still to be trained."""
         return str(self.values["status"][cell.index]) == "pending"
 
+    def create(self) -> None:
+        """Create the store on disk where it is new; does nothing in memory."""
+
     def close(self) -> None:
         """Release the store; does nothing in memory."""
 
@@ -47,6 +50,10 @@ class ResultsOnDisk(ResultsInMemory):
         self._store = Store(store, grid, attributes)
         self.values = self._store.values()
         self.advice = f"run the same sweep again to continue from {Path(store)}"
+
+    def create(self) -> None:
+        """Create the store on disk where it is new."""
+        self._store.create()
 
     def write(self, cell: Cell, values: dict[str, Any]) -> None:
         """Write the values of a cell, to disk first."""

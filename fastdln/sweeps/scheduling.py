@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from fastdln.backends.cpu.batch import can_batch
-from fastdln.backends.cpu.cost_model import batching_pays
+from fastdln.backends.cpu.batch_costs import batching_pays
 from fastdln.kernels.cpu.tiles import lanes
 from fastdln.optim.optimizers import Optimizer
 from fastdln.reduction.plan import Plan

@@ -1,9 +1,10 @@
 """A sweep on disk: a Zarr group with one chunk per cell, written so that kill -9 is harmless.
 
-All metadata is there before the first cell. Zarr replaces each chunk atomically, and a cell's
+All metadata is there before the first cell. Each chunk is replaced atomically, and a cell's
 ``status`` is written after its other variables, so a cell is either done or pending.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastdln.sweeps.chunks import ChunkWriter, chunk_writer
 from fastdln.sweeps.grid import COORDINATES, VARIABLES, Cell, Grid
 from fastdln.sweeps.lock import DirectoryLock
 
@@ -29,6 +31,9 @@ CREATING = ".fastdln-creating"
 
 class Store:
     """An open store, locked against other processes until `close`.
+
+    A new one is created on disk by `create`, at the latest with the first cell or at the end: Zarr
+    takes long to import, and training need not wait for it.
 
     Parameters
     ----------
@@ -54,36 +59,50 @@ class Store:
     def __init__(self, path: Any, grid: Grid, attributes: Mapping[str, Any]):
         self.path = local_path(path)
         self.grid = grid
+        self._attributes = attributes
         _prepare_directory(self.path)
         self._lock = _locked(self.path)
         try:
-            if _is_new(self.path):
-                _create(self.path, grid, attributes)
-            _compare(self.path, attributes)
-            self._group = _open_group(self.path)
+            self._new = _is_new(self.path)
+            if not self._new:
+                _compare(self.path, attributes)
         except BaseException:
             self._lock.release()
             raise
 
+    def create(self) -> None:
+        """Create a new store on disk; does nothing where it is there."""
+        if self._new:
+            _create(self.path, self.grid, self._attributes)
+            self._new = False
+
     def values(self) -> dict[str, np.ndarray]:
         """Return every variable as an array; pending cells hold the fill values."""
         values = self.grid.empty()
-        for name, array in values.items():
-            array[...] = self._array(name)[...]
+        if not self._new:
+            group = _open_group(self.path)
+            for name, array in values.items():
+                array[...] = group[name][...]
         return values
 
     def write(self, cell: Cell, values: Mapping[str, Any]) -> None:
         """Write one cell; only when this returns does the cell count as done."""
         # The order of VARIABLES ends with the status.
-        for name in VARIABLES:
-            self._array(name)[cell.index] = values[name]
+        for name, write in self._writers.items():
+            write(cell.index, values[name])
 
     def close(self) -> None:
-        """Release the lock."""
-        self._lock.release()
+        """Create a new store that has no cell, and release the lock."""
+        try:
+            self.create()
+        finally:
+            self._lock.release()
 
-    def _array(self, name: str) -> Any:
-        return self._group[name]
+    @functools.cached_property
+    def _writers(self) -> dict[str, ChunkWriter]:
+        self.create()
+        group = _open_group(self.path)
+        return {name: chunk_writer(group[name], self.path / name) for name in VARIABLES}
 
 
 def read(path: Any) -> "xr.Dataset":

@@ -1,19 +1,24 @@
 """Train every network of a grid init × width × depth × seed, interruptible at any moment."""
 
+import contextlib
+import functools
 import inspect
 import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastdln.config import SWEPT_INITS, SWEPT_SEEDS, TrainConfig
 from fastdln.sweeps import axes
 from fastdln.sweeps.cell_runs import CellRuns
-from fastdln.sweeps.executors import Cluster, Executor, Threads
+from fastdln.sweeps.executors import CellBatch, Cluster, Executor, Threads, TrainCells
 from fastdln.sweeps.grid import Cell, Grid
-from fastdln.sweeps.progress import Tally, reporter
+from fastdln.sweeps.progress import Silent, Tally, reporter
 from fastdln.sweeps.results import ResultsInMemory, open_results
-from fastdln.utils import memory, threads, validation
+from fastdln.utils import memory, validation
+from fastdln.utils.threads import available, limited
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -39,6 +44,7 @@ def sweep(
     dtype: "DTypeLike | None" = TrainConfig.dtype,
     learning_rate: float | None = TrainConfig.learning_rate,
     method: str = TrainConfig.method,
+    threads: int | None = TrainConfig.threads,
     workers: int | None = None,
     **options: Any,
 ) -> "xr.Dataset":
@@ -87,8 +93,11 @@ def sweep(
         The paper's step size η for all networks; None means each depth's largest of Theorem 4.1.
     method : str
         ``"auto"``, ``"dense"`` or ``"reduced"``, as in `fastdln.train`.
+    threads : int, optional
+        Most threads that this process uses, as in `fastdln.train`; a store does not record it.
     workers : int, optional
-        Threads of this process that train networks; None means all.
+        Networks, or batches of small ones, that are trained at a time by this process, each on a
+        thread of its own; None means as many as `threads`.
     **options
         ``optimizer``, ``momentum``, ``nesterov``, ``weight_decay``, ``batch_size``, ``gain``,
         ``kernel`` and ``tolerance``, as in `fastdln.train`, the same for all networks.
@@ -98,7 +107,8 @@ def sweep(
     xarray.Dataset
         Dimensions init, width, depth, seed and step. Variables: ``loss`` (float64; of a
         converged network the last value reached from then on, of a diverged one inf),
-        ``initial_loss``, ``learning_rate``, ``steps_taken``, ``seconds``, ``method`` and
+        ``initial_loss``, ``learning_rate``, ``steps_taken``, ``seconds`` (without the compiling of
+        kernels), ``method`` and
         ``status`` (``"completed"``, ``"converged"``, ``"diverged"``; in a store that is not
         finished also ``"pending"``).
 
@@ -115,7 +125,6 @@ def sweep(
         On Ctrl-C, within about a second; the message says how to continue.
     """
     from fastdln.backends.devices import check_device
-    from fastdln.sweeps.device import check_kernel, with_device
 
     axes.check_names(options, inspect.signature(sweep).parameters)
     given = axes.split({"width": widths, "depth": depths, "init": inits, "seed": seeds}, options)
@@ -125,14 +134,57 @@ def sweep(
         "learning_rate": learning_rate,
         "method": method,
         "device": device,
+        "threads": threads,
     }
     config = TrainConfig(**options)
     if client is None:
         check_device(config.device)
     runs = CellRuns.of(problem, config, record_steps)
-    grid = axes.grid(given, runs.record_steps)
+    return run_sweep(
+        runs, axes.grid(given, runs.record_steps), store, client, workers, progress=progress
+    )
+
+
+class Hooks(NamedTuple):
+    """Calls that a caller of `run_sweep` has made on the way.
+
+    Attributes
+    ----------
+    before : callable, optional
+        Called with the runs, their device chosen, and the plans of the cells still to be trained.
+    meanwhile : callable, optional
+        Called on a thread of its own once networks are in training, with the dataset of a sweep in
+        which all cells are pending: to load what a use of the final dataset will need.
+    """
+
+    before: "Callable[[CellRuns, dict[Cell, Plan]], None] | None" = None
+    meanwhile: "Callable[[xr.Dataset], None] | None" = None
+
+
+def run_sweep(
+    runs: CellRuns,
+    grid: Grid,
+    store: str | os.PathLike[str] | None,
+    client: Any,
+    workers: int | None,
+    *,
+    progress: bool,
+    hooks: Hooks | None = None,
+) -> "xr.Dataset":
+    """Train the cells of a grid that a store does not hold yet; return the dataset of all.
+
+    Parameters and errors are those of `sweep`.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        # The data's singular value decomposition runs beside these imports, some 0.1 s each.
+        objective = pool.submit(lambda: runs.objective)
+        from fastdln.sweeps.device import check_kernel, with_device
+
+        objective.result()
+    hooks = Hooks() if hooks is None else hooks
     plans = runs.plans(grid.cells())
-    runs = with_device(runs, plans, store, client)
+    with limited(runs.config.threads):
+        runs = with_device(runs, plans, store, client)
     check_kernel(runs)
     attributes = runs.attributes(grid, needs_fingerprint=store is not None)
     executor = _executor(client, workers, runs)
@@ -140,40 +192,66 @@ def sweep(
     with ExitStack() as stack:
         results = open_results(grid, attributes, store)
         stack.callback(results.close)
-        _run(results, executor, runs, plans, progress)
+        pending = {cell: plan for cell, plan in plans.items() if results.pending(cell)}
+        if hooks.before is not None:
+            hooks.before(runs, pending)
+        if pending:
+            costs = {cell: work(plan, runs.config.steps) for cell, plan in pending.items()}
+            tally = Tally(costs, runs.config.steps, finished=len(plans) - len(pending))
+            order = _ordered(runs, pending, costs, executor)
+            aside = functools.partial(_aside, grid, hooks.meanwhile)
+            _run(results, executor, runs.train, order, tally, progress, aside)
         return grid.dataset(results.values, results.attributes)
+
+
+def _ordered(
+    runs: CellRuns, plans: "dict[Cell, Plan]", costs: dict[Cell, float], executor: Executor
+) -> list[CellBatch]:
+    """Return batches, the most expensive first, so that no long cell runs last alone."""
+    from fastdln.sweeps.scheduling import cell_batches
+
+    batches = cell_batches(runs, plans, list(plans), executor.count, executor.most)
+    return sorted(batches, key=lambda batch: sum(costs[cell] for cell in batch), reverse=True)
 
 
 def _run(
     results: ResultsInMemory,
     executor: Executor,
-    runs: CellRuns,
-    plans: "dict[Cell, Plan]",
+    train: TrainCells,
+    order: list[CellBatch],
+    tally: Tally,
     progress: bool,
+    meanwhile: Callable[[], None],
 ) -> None:
-    """Train the pending cells, the most expensive first, so that no long cell runs last alone."""
-    from fastdln.sweeps.scheduling import cell_batches
-
-    steps = runs.config.steps
-    costs = {c: work(p, steps) for c, p in plans.items() if results.pending(c)}
-    order = cell_batches(runs, plans, list(costs), executor.count, executor.most)
-    order.sort(key=lambda batch: sum(costs[cell] for cell in batch), reverse=True)
-    tally = Tally(costs, steps, finished=len(plans) - len(costs))
-    if not order:
-        return
+    """Train the cells in this order, and write the values of each as it ends."""
+    shown: Silent | None = None
+    aside = threading.Thread(target=meanwhile, name="fastdln-aside", daemon=True)
     try:
-        with reporter(progress) as report, closing(executor.results(runs.train, order)) as ended:
-            for found in ended:
+        with ExitStack() as stack:
+            for found in stack.enter_context(closing(executor.results(train, order))):
+                if shown is None:  # networks are in training from here on
+                    results.create()
+                    shown = stack.enter_context(reporter(progress))
+                    aside.start()
                 if found is not None:
                     cell, values = found
                     results.write(cell, values)
                     tally.finish(cell, values["steps_taken"])
                 tally.watch(executor.running)
-                report.show(tally)
+                shown.show(tally)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"stopped with {tally.finished} of {tally.cells} networks done; {results.advice}"
         ) from None
+    aside.join()
+
+
+def _aside(grid: Grid, meanwhile: "Callable[[xr.Dataset], None] | None") -> None:
+    """Load, while networks are in training, what the dataset and its use will need."""
+    with contextlib.suppress(Exception):  # an error is raised again where the results are used
+        dataset = grid.dataset(grid.empty(), {})
+        if meanwhile is not None:
+            meanwhile(dataset)
 
 
 def work(plan: "Plan", steps: int) -> float:
@@ -186,6 +264,7 @@ def work(plan: "Plan", steps: int) -> float:
 
 def _executor(client: Any, workers: int | None, runs: CellRuns) -> Executor:
     """Return the executor of the cells: threads, a cluster, or a GPU."""
+    most = runs.config.threads
     if client is None and runs.config.device != "cpu":
         from fastdln.sweeps.gpu_executor import OneGpu
 
@@ -193,14 +272,16 @@ def _executor(client: Any, workers: int | None, runs: CellRuns) -> Executor:
             raise ValueError("workers is for the CPU; a GPU takes as many networks as fit")
         return OneGpu(runs)
     if client is None:
-        count = (
-            threads.available()
-            if workers is None
-            else validation.positive_integer("workers", workers)
-        )
+        if workers is None:
+            with limited(most):
+                return Threads(available())
+        count = validation.positive_integer("workers", workers)
+        if most is not None and count > most:
+            raise ValueError(f"workers must be at most threads ({most}), not {count}")
         return Threads(count)
-    if workers is not None:
-        raise ValueError("workers is for this process; with a client its workers decide")
+    for name, value in (("workers", workers), ("threads", most)):
+        if value is not None:
+            raise ValueError(f"{name} is for this process; with a client its workers decide")
     return Cluster(client)
 
 

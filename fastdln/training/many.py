@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from fastdln.backends.cpu.cost_model import batching_pays
+from fastdln.backends.cpu.batch_costs import batching_pays
 from fastdln.config import TrainConfig
 from fastdln.kernels.cpu.tiles import lanes
 from fastdln.network import Network
@@ -43,11 +43,12 @@ def train_many(
     network: Network | None = None,
     **options: Any,
 ) -> list[TrainResult]:
-    """Train one network for every seed, as many at a time as there are threads.
+    """Train one network for every seed, as many at a time as there are `threads`.
 
     Every network is trained by one thread in a few calls that release the GIL, and ends when it
     has converged or diverged itself. Where networks are small (at most two vectors wide: 32 in
-    float32 with AVX-512) a thread trains several of them at a time, one in each SIMD lane. The
+    float32 with AVX-512), on a regression by gradient descent, with or without momentum, weight
+    decay and minibatches, a thread trains several of them at a time, one in each SIMD lane. The
     results are those of `fastdln.train`, bit for bit. On a GPU (``device="gpu"``) as many networks
     are trained at a time as its memory holds, and the results are those of `fastdln.train` to
     rounding.
@@ -94,7 +95,8 @@ def train_many(
             [Run.of(prepared, *each) for each in zip(keys, rates, strict=True)], callback
         )
     queue = _Queue(prepared, zip(keys, rates, strict=True))
-    workers = min(threads.available(), len(rates))
+    with threads.limited(config.threads):
+        workers = min(threads.available(), len(rates))
     train: TrainQueue = _one_by_one
     each = -(-len(rates) // workers)
     chosen = prepared.plan

@@ -25,7 +25,7 @@ from fastdln.optim.optimizers import Optimizer
 from fastdln.reduction import initial_layers
 from fastdln.reduction.initial_layers import InitialLayers
 from fastdln.reduction.plan import Plan, plan, plan_network
-from fastdln.utils import memory
+from fastdln.utils import memory, threads
 
 if TYPE_CHECKING:
     from fastdln.backends.gpu.launcher import Launcher
@@ -129,6 +129,13 @@ def prepare(
     TypeError, ValueError, ImportError, RuntimeError
         As `fastdln.train` does.
     """
+    with threads.limited(config.threads):
+        return _prepared(problem, config, network, count)
+
+
+def _prepared(
+    problem: Objective, config: TrainConfig, network: Network | None, count: int
+) -> PreparedRun:
     devices.check_device(config.device)  # before anything slow
     chosen, bases = _planned(problem, config, network)
     minibatches(problem, config.batch_size, key=0)  # only to check the size

@@ -3,11 +3,19 @@
 from fastdln.optim.loop import Callback
 from fastdln.result import TrainResult
 from fastdln.utils import validation
+from fastdln.utils.stopwatch import Stopwatch
 from fastdln.utils.suggestions import suggests_names
+from fastdln.utils.threads import checked
 
 
 @suggests_names
-def resume(result: TrainResult, *, steps: int, callback: Callback | None = None) -> TrainResult:
+def resume(
+    result: TrainResult,
+    *,
+    steps: int,
+    threads: int | None = None,
+    callback: Callback | None = None,
+) -> TrainResult:
     """Continue a run that has ended.
 
     The result is that of one run of all steps: the optimiser's state and the order of
@@ -20,6 +28,8 @@ def resume(result: TrainResult, *, steps: int, callback: Callback | None = None)
         Of a run with ``resumable=True``; it is not modified.
     steps : int
         Steps to take beyond those taken, 0 or more.
+    threads : int, optional
+        As in `train`, for this call; the first run's is not kept.
     callback : callable, optional
         As in `train`; steps are counted from the start of the first run.
 
@@ -46,6 +56,7 @@ def resume(result: TrainResult, *, steps: int, callback: Callback | None = None)
     if not isinstance(result, TrainResult):
         raise TypeError(f"result must be a TrainResult, not {type(result).__name__}")
     steps = validation.non_negative_integer("steps", steps)
+    threads = None if threads is None else checked("threads", threads)
     validation.function("callback", callback)
     if result.state is None:
         raise ValueError("result keeps no state to go on from: train with resumable=True")
@@ -53,4 +64,5 @@ def resume(result: TrainResult, *, steps: int, callback: Callback | None = None)
         raise ValueError("result is of a run that diverged: there is nothing to go on from")
     if result.status == "converged":
         return result
-    return result.state.run(result.loss, result.seconds, steps).train(callback)
+    watch = Stopwatch(result.seconds, result.compile_seconds)
+    return result.state.run(result.loss, watch, steps, threads).train(callback)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -15,11 +14,13 @@ from fastdln.network import Network
 from fastdln.optim.loop import START, Callback, Checkpoint
 from fastdln.optim.minibatches import Minibatches, minibatches
 from fastdln.reduction.initial_layers import InitialLayers
-from fastdln.reduction.lifting import Lift, LiftedWeights, Origins, layer_shapes
+from fastdln.reduction.lifting import Lift
+from fastdln.reduction.origins import NoOrigins, Origins
 from fastdln.result import TrainResult
 from fastdln.training import compile_aside
 from fastdln.training.prepared import PreparedRun
-from fastdln.utils import validation
+from fastdln.utils import threads, validation
+from fastdln.utils.stopwatch import Stopwatch
 
 
 class Run:
@@ -33,8 +34,8 @@ class Run:
         The minibatch of each step, counted from the start of the first run.
     initial_layers : callable
         Draws the layers to train.
-    started : float
-        Start of the run, by `time.perf_counter`.
+    watch : Stopwatch
+        Measures the run's time.
     checkpoint : Checkpoint
         Point from which the run starts.
     earlier_losses : ndarray
@@ -47,16 +48,16 @@ class Run:
         learning_rate: float,
         schedule: Minibatches | None,
         initial_layers: Callable[[], InitialLayers],
-        started: float,
+        watch: Stopwatch,
         checkpoint: Checkpoint = START,
         earlier_losses: np.ndarray | None = None,
     ):
         self.prepared, self.learning_rate, self.schedule = prepared, learning_rate, schedule
-        self.checkpoint, self.started = checkpoint, started
+        self.checkpoint, self.watch = checkpoint, watch
         self.keeps_origins = True
         self._initial_layers = initial_layers
         self._earlier = np.empty(0) if earlier_losses is None else earlier_losses
-        self._origins: Origins = _no_origin
+        self._origins: Origins = NoOrigins()
 
     @classmethod
     def of(
@@ -64,12 +65,12 @@ class Run:
         prepared: PreparedRun,
         key: int,
         learning_rate: float | None = None,
-        started: float | None = None,
+        watch: Stopwatch | None = None,
     ) -> "Run":
         """Return the run of a seed (its `seed_key`) and a learning rate; nothing is drawn yet.
 
-        None means the theorem's largest learning rate. The run's time counts from `started`, a
-        value of `time.perf_counter`, or from now.
+        None means the theorem's largest learning rate. The run's time counts on `watch`, or from
+        now.
 
         Raises
         ------
@@ -85,7 +86,7 @@ class Run:
             rate,
             minibatches(prepared.problem, prepared.config.batch_size, key),
             functools.partial(prepared.initial_layers, key),
-            time.perf_counter() if started is None else started,
+            Stopwatch() if watch is None else watch,
         )
 
     @property
@@ -116,9 +117,10 @@ class Run:
         return initial.layers
 
     def train(self, callback: Callback | None = None) -> TrainResult:
-        """Train this run alone, not in a batch."""
+        """Train this run alone, not in a batch, by at most as many threads as its options allow."""
         config, earlier = self.prepared.config, self.checkpoint.steps
         with (
+            threads.limited(config.threads),
             compile_aside.training_kernels(self.prepared) as wait_for_kernels,
             selection.make_trainer(self.workload, self.prepared.launcher) as trainer,
         ):
@@ -138,11 +140,13 @@ class Run:
         """Return the result of the run that ended with this outcome."""
         prepared, losses = self.prepared, np.concatenate([self._earlier[:-1], outcome.losses])
         steps = losses.size - 1
+        seconds, compile_seconds = self.watch.read()
         return TrainResult(
             loss=losses,
             status=outcome.status,
             steps_taken=steps,
-            seconds=time.perf_counter() - self.started,
+            seconds=seconds,
+            compile_seconds=compile_seconds,
             method=prepared.plan.method,
             reason=prepared.reason,
             device=prepared.config.device,
@@ -155,8 +159,8 @@ class Run:
         """Return the trained network at full width, holding only the data its weights need."""
         chosen, optimizer = self.prepared.plan, self.prepared.optimizer
         factor = functools.partial(optimizer.complement_factor, self.learning_rate, steps)
-        form = Lift(self._origins, layer, factor)
-        return Network.trusted(LiftedWeights(layer_shapes(chosen.full_widths), chosen.dtype, form))
+        lift = Lift(self._origins, layer, factor)
+        return Network.trusted(lift.weights(chosen.full_widths, chosen.dtype))
 
     def _state(self, outcome: Outcome) -> "ResumeState":
         """Return the state to resume from, without data needed only at the start of the run."""
@@ -194,16 +198,18 @@ class ResumeState(NamedTuple):
     layer: Callable[[int], np.ndarray]
     optimizer_state: tuple[tuple[np.ndarray, ...], ...]
 
-    def run(self, losses: np.ndarray, seconds: float, steps: int) -> Run:
-        """Return the run of `steps` more steps, after these losses and seconds."""
-        config = dataclasses.replace(self.prepared.config, steps=steps)
+    def run(
+        self, losses: np.ndarray, watch: Stopwatch, steps: int, threads: int | None = None
+    ) -> Run:
+        """Return the run of `steps` more steps by `threads`, after these losses."""
+        config = dataclasses.replace(self.prepared.config, steps=steps, threads=threads)
         prepared = dataclasses.replace(self.prepared, config=config)
         return Run(
             prepared,
             self.learning_rate,
             self.schedule,
             self._initial_layers,
-            time.perf_counter() - seconds,
+            watch,
             Checkpoint(losses.size - 1, self.optimizer_state, float(losses[0])),
             losses,
         )
@@ -211,8 +217,3 @@ class ResumeState(NamedTuple):
     def _initial_layers(self) -> InitialLayers:
         depth = len(self.prepared.plan.full_widths) - 1
         return InitialLayers((self.layer(i) for i in range(depth)), self.origins)
-
-
-def _no_origin(index: int) -> None:
-    """Return None, for a layer that was trained at full width or whose origin is not kept."""
-    return None

@@ -1,6 +1,5 @@
 """Train one network: `fastdln.train`."""
 
-import time
 from collections.abc import Sequence
 
 from numpy.typing import DTypeLike
@@ -14,6 +13,7 @@ from fastdln.rng import Seed, seed_key
 from fastdln.training.prepared import prepare
 from fastdln.training.run import Run
 from fastdln.utils import validation
+from fastdln.utils.stopwatch import Stopwatch
 from fastdln.utils.suggestions import suggests_names
 
 
@@ -35,6 +35,7 @@ def train(
     seed: Seed = 0,
     dtype: DTypeLike | None = None,
     device: str = "cpu",
+    threads: int | None = None,
     method: str = "auto",
     kernel: str = "auto",
     network: Network | None = None,
@@ -79,6 +80,11 @@ def train(
         ``"gpu"`` needs an NVIDIA GPU and CuPy (``fastdln[cuda12]`` or ``[cuda13]``); ``"auto"``
         takes the GPU where one is usable and cost models expect it to be clearly faster, its start
         included. The result states the device and the reason.
+    threads : int, optional
+        Most threads to use, from 1 to the processors that this process may use: those of its
+        affinity mask and of its CPU quota (Linux control groups). None means the environment
+        variable ``FASTDLN_NUM_THREADS``, or all these processors but no more than
+        ``OMP_NUM_THREADS`` and ``NUMBA_NUM_THREADS``. The bits do not depend on it.
     method : {"auto", "reduced", "dense"}
         ``"reduced"`` trains a narrower network with exactly the same loss curve and raises where
         that is not exact; ``"dense"`` does not; ``"auto"`` reduces whenever it is exact. Dense
@@ -118,8 +124,8 @@ def train(
     MemoryError
         If the network does not fit in memory; names the bytes.
     """
-    started, config = time.perf_counter(), TrainConfig.from_arguments(locals())
+    watch, config = Stopwatch(), TrainConfig.from_arguments(locals())
     key = seed_key(seed)
     validation.function("callback", callback)
     prepared = prepare(problem, config, network)
-    return Run.of(prepared, key, learning_rate, started).train(callback)
+    return Run.of(prepared, key, learning_rate, watch).train(callback)

@@ -2,10 +2,26 @@
 
 import contextlib
 import contextvars
+import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastdln.kernels.cpu.compile_time import charge, compile_seconds, measured
+from fastdln.utils import cgroups, validation
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Variables by which users and job schedulers limit the threads of other libraries in the process.
+_OTHERS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
+# Seconds for which a quota is taken to be the same: reading it takes 1 ms, and `available` is
+# called for every network that is drawn.
+_QUOTA_SECONDS = 10
 
 _limit: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastdln_threads", default=None)
 
@@ -13,8 +29,10 @@ _limit: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastdln_thr
 def available() -> int:
     """Return how many threads a call made here may use.
 
-    The innermost `limited` block decides, then the environment variable
-    ``FASTDLN_NUM_THREADS``, then the processors this process may run on.
+    The innermost `limited` block decides. Outside of all blocks it is the environment variable
+    ``FASTDLN_NUM_THREADS``, or the least of `processors`, ``OMP_NUM_THREADS`` (the first number of
+    a list) and ``NUMBA_NUM_THREADS``. Values of the last two that are no positive numbers are
+    ignored, as OpenMP and Numba do.
 
     Raises
     ------
@@ -22,26 +40,72 @@ def available() -> int:
         If ``FASTDLN_NUM_THREADS`` is not a positive whole number.
     """
     limit = _limit.get()
-    if limit is not None:
-        return limit
-    text = os.environ.get("FASTDLN_NUM_THREADS")
-    if text is None:
-        return _processors()
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise ValueError(f"FASTDLN_NUM_THREADS is {text!r}; it must be a positive whole number")
-    return int(text)
+    return _default(os.environ) if limit is None else limit
 
 
-def _processors() -> int:
+def _default(environment: Mapping[str, str]) -> int:
+    """Return how many threads may be used outside of all `limited` blocks."""
+    text = environment.get("FASTDLN_NUM_THREADS")
+    if text is not None:
+        if not (text.isascii() and text.isdigit()) or int(text) < 1:
+            raise ValueError(f"FASTDLN_NUM_THREADS is {text!r}; it must be a positive whole number")
+        return int(text)
+    first = (re.match(r"\s*\+?(\d+)\s*(,|$)", environment.get(name, "")) for name in _OTHERS)
+    others = [int(found[1]) for found in first if found is not None]
+    return min([processors(), *(count for count in others if count > 0)])
+
+
+def processors(process: Path = Path("/proc/self")) -> int:
+    """Return how many processors this process may use: of its affinity mask and its CPU quota.
+
+    Parameters
+    ----------
+    process : Path
+        Of its files, as for `fastdln.utils.cgroups.processors`.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    return min(count, _quota(process, int(time.monotonic() / _QUOTA_SECONDS)) or count)
+
+
+@functools.lru_cache(maxsize=1)
+def _quota(process: Path, _period: int) -> int | None:
+    return cgroups.processors(process)
+
+
+def checked(name: str, count: object) -> int:
+    """Return a number of threads that a user asked for.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not a whole number from 1 to the number of `processors`.
+    """
+    most = processors()
+    with contextlib.suppress(ValueError):  # of too small a number
+        number = validation.positive_integer(name, count)
+        if number <= most:
+            return number
+    allowed = "1" if most == 1 else f"from 1 to {most}"
+    raise ValueError(
+        f"{name} must be {allowed}, the processors that this process may use, not {count}"
+    )
 
 
 @contextlib.contextmanager
-def limited(count: int) -> Iterator[None]:
-    """Let calls inside the block, in this thread, use at most `count` threads."""
-    token = _limit.set(count)
+def limited(count: int | None) -> Iterator[None]:
+    """Let calls inside the block, in this thread, use at most `count` threads; None is no limit.
+
+    Inside another block, at most that block's threads, too.
+    """
+    outer = _limit.get()
+    if count is None or outer is None:
+        limit = outer if count is None else count
+    else:
+        limit = min(count, outer)
+    token = _limit.set(limit)
     try:
         yield
     finally:
@@ -55,27 +119,43 @@ def spread(function: Callable[..., Any], chunks: Iterable[tuple[Any, ...]]) -> l
     call: starting a thread costs about 50 µs, so a chunk should take milliseconds.
     """
     chunks = list(chunks)
-    workers = min(available(), len(chunks))
+    threads = available()
+    workers = min(threads, len(chunks))
     if workers <= 1:
         return [function(*chunk) for chunk in chunks]
+
+    @measured
+    def call(*chunk: Any) -> Any:
+        with limited(threads // workers):  # a new thread is inside no block
+            return function(*chunk)
+
     with ThreadPoolExecutor(workers) as pool:
-        return [f.result() for f in [pool.submit(function, *chunk) for chunk in chunks]]
+        results = [f.result() for f in [pool.submit(call, *chunk) for chunk in chunks]]
+    charge(max(seconds for _, seconds in results))
+    return [result for result, _ in results]
 
 
-def run_team(pool: ThreadPoolExecutor, team: int, work: Callable[..., Any]) -> Any:
+def run_team(
+    pool: ThreadPoolExecutor, team: int, work: Callable[..., Any], barrier: "np.ndarray"
+) -> Any:
     """Call ``work(rank, team, barrier)`` for every member of a team; return member 0's result.
 
-    A team of one runs in the calling thread. If a member cannot be started (Ctrl-C, no
-    thread left) or fails, the barrier is aborted, and the exception is raised once the others
-    have returned.
+    Member 0 is the calling thread. If a member cannot be started (Ctrl-C, no thread left) or
+    fails, the barrier is aborted, and the exception is raised once the others have returned.
+
+    Parameters
+    ----------
+    pool : ThreadPoolExecutor
+        Runs the other members.
+    team : int
+    work : callable
+    barrier : ndarray
+        A new barrier, from `fastdln.kernels.cpu.team.new_barrier`.
     """
     # Imported here: `import fastdln` must not import numba.
-    from fastdln.kernels.cpu.team import abort, new_barrier
+    from fastdln.kernels.cpu.team import abort
 
-    barrier = new_barrier()
-    if team == 1:
-        return work(0, 1, barrier)
-
+    @measured
     def member(rank: int) -> Any:
         try:
             return work(rank, team, barrier)
@@ -83,12 +163,17 @@ def run_team(pool: ThreadPoolExecutor, team: int, work: Callable[..., Any]) -> A
             abort(barrier)
             raise
 
+    begun = compile_seconds()
     members: list[Future[Any]] = []
     try:
-        for rank in range(team):
+        for rank in range(1, team):
             members.append(pool.submit(member, rank))
+        result = work(0, team, barrier)
     except BaseException:
         abort(barrier)
+        wait(members)
         raise
-    results = [future.result() for future in members]
-    return results[0]
+    # Members wait for each other: what the slowest took to compile delayed all of them.
+    slowest = max([0.0, *(future.result()[1] for future in members)])
+    charge(max(0.0, slowest - (compile_seconds() - begun)))
+    return result

@@ -97,7 +97,7 @@ def form_frames(
         for block in range(chunk.first, chunk.last):
             j = block * BLOCK
             wy = ReflectorBlock(reflectors.V, block_start(n, block), n, j, min(BLOCK, p - j))
-            _prepare_block(frame, block, wy, reflectors, scratch)
+            prepare_block(frame, block, wy, reflectors, scratch)
         if special:
             _set_determinant(reflectors.signs, n)
         for c in range(chunk.begin, chunk.end, chunk.group):
@@ -105,7 +105,7 @@ def form_frames(
 
 
 @part
-def _prepare_block(
+def prepare_block(
     source: Source, number: int, block: ReflectorBlock, reflectors: Reflectors, scratch: Scratch
 ) -> None:
     """Draw one block of a frame: the block's part of V, −T and the diagonal D."""

@@ -16,7 +16,7 @@ from fastdln.kernels.cpu.groups import (
 from fastdln.kernels.cpu.jit import kernel, part
 from fastdln.kernels.cpu.layout import PRODUCT, STRIDE
 from fastdln.kernels.cpu.momentum import update_layers_with_momentum
-from fastdln.kernels.cpu.team import wait
+from fastdln.kernels.cpu.team import goes_on, stop_if_late, wait
 from fastdln.kernels.cpu.two_pass import suffix_products_part, update_layers_part
 
 
@@ -58,6 +58,12 @@ def continues(loss: float, floor: float) -> bool:
 
 
 @part
+def _continues(problem: Regression, span: Span, member: Member, t: int) -> bool:
+    """Return whether a step follows step t."""
+    return continues(problem.losses[t], span.floor) and goes_on(member.barrier)
+
+
+@part
 def _evaluate(
     network: Network, problem: Regression, C: np.ndarray, factor: float, t: int, member: Member
 ) -> None:
@@ -65,6 +71,7 @@ def _evaluate(
     suffix_products_part(network, member)
     if member.rank == 0:
         problem.losses[t] = problem.constant + residual(network, problem, C, factor)
+        stop_if_late(member.barrier)
     wait(member.barrier, member.team)
 
 
@@ -79,7 +86,8 @@ def descend(
 ) -> int:
     """Advance from step ``span.start`` to ``span.goal``; return the last step whose loss is known.
 
-    Every member of the team calls it with its own rank.
+    Every member of the team calls it with its own rank. A team that is late (see
+    `team.new_barrier`) stops before.
 
     Parameters
     ----------
@@ -92,7 +100,7 @@ def descend(
     member : Member
     """
     t, factor = span.start, np.float64(step.step_sizes[0])
-    while t < 0 or (t < span.goal and continues(problem.losses[t], span.floor)):
+    while t < 0 or (t < span.goal and _continues(problem, span, member, t)):
         if t >= 0:
             update_layers_part(network, workspace, step, member)
         t += 1
@@ -111,7 +119,7 @@ def descend_with_momentum(
 ) -> int:
     """Advance as `descend` does, with momentum."""
     t = span.start
-    while t < 0 or (t < span.goal and continues(problem.losses[t], span.floor)):
+    while t < 0 or (t < span.goal and _continues(problem, span, member, t)):
         if t >= 0:
             update_layers_with_momentum(network, workspace, step, member)
         t += 1

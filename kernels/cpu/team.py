@@ -1,31 +1,42 @@
-"""A team of threads inside one kernel: spin barriers instead of one fork per layer.
+"""A team of threads inside one kernel: barriers instead of one fork per layer.
 
 Every member calls the same kernel with its own rank, and all members share one `barrier` array. A
 parallel loop per layer costs 2-3 µs per fork; a barrier of two threads costs about 0.2 µs.
 """
 
-import sys
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from fastdln.kernels.cpu.jit import inlined
+from fastdln.kernels.cpu.waiting import (
+    ENDED,
+    HEADER,
+    LATE,
+    LINE,
+    SLEEPERS,
+    STOPPED,
+    USUAL_PATIENCE,
+    add,
+    await_word,
+    end,
+    new_words,
+    read,
+    wake,
+    write,
+)
 
-# Polls of the barrier (some tens of µs) before a waiting thread yields its processor: on a shared
-# machine the missing team member may need that processor.
-SPINS = 2000
-# Count of an aborted barrier, larger than any number of arrivals.
-ABORTED = 1 << 62
+# The words of a barrier: how often members have arrived, then those of the kernel, if any.
+ARRIVALS, OTHERS = HEADER, HEADER + LINE
 
 
-def new_barrier() -> np.ndarray:
-    """Return the barrier of a team, int64; element 0 counts the arrivals."""
-    return np.zeros(16, dtype=np.int64)  # two cache lines, which hold no other data
+def new_barrier(others: int = 0, patience: int = USUAL_PATIENCE) -> np.ndarray:
+    """Return the barrier of a team, int64, with `others` words more, each in a line of its own.
+
+    A team is late once a member has waited longer than `patience` nanoseconds for another; kernels
+    that take many steps then return after the step, for one thread may be faster.
+    """
+    return new_words(LINE * (1 + others), patience)
 
 
 def abort(barrier: np.ndarray) -> None:
@@ -33,50 +44,8 @@ def abort(barrier: np.ndarray) -> None:
 
     The arrays that the team was working on are invalid afterwards.
     """
-    barrier[0] = ABORTED
-
-
-def _arrive(typing_context: Any, barrier: Any) -> tuple[Any, Callable[..., Any]]:
-    """Add one to ``barrier[0]`` atomically and return its new value."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        one = ir.Constant(ir.IntType(64), 1)
-        return builder.add(builder.atomic_rmw("add", data, one, "seq_cst"), one)
-
-    return types.int64(barrier), codegen
-
-
-def _arrived(typing_context: Any, barrier: Any) -> tuple[Any, Callable[..., Any]]:
-    """Return ``barrier[0]``, read atomically."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        return builder.load_atomic(data, "acquire", 8)
-
-    return types.int64(barrier), codegen
-
-
-def _plain_arrive(barrier: np.ndarray) -> Any:
-    barrier[0] += 1
-    return barrier[0]
-
-
-def _plain_arrived(barrier: np.ndarray) -> Any:
-    return barrier[0]
-
-
-arrive: Callable[..., Any]
-arrived: Callable[..., Any]
-yield_processor: Callable[..., Any]
-if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # set when Numba is imported
-    # Plain Python runs teams of one member only: `wait` returns at once.
-    arrive, arrived, yield_processor = _plain_arrive, _plain_arrived, int
-else:
-    arrive, arrived = intrinsic(_arrive), intrinsic(_arrived)
-    yield_processor = types.ExternalFunction(
-        "SwitchToThread" if sys.platform == "win32" else "sched_yield", types.int32()
-    )
+    for index in range(ARRIVALS, barrier.size, LINE):
+        end(barrier, index)
 
 
 @inlined
@@ -84,15 +53,32 @@ def wait(barrier: np.ndarray, team: int) -> None:
     """Wait until all `team` members have reached the barrier, or it is aborted."""
     if team == 1:
         return
-    ticket = arrive(barrier)
-    if ticket >= ABORTED:
+    ticket = add(barrier, ARRIVALS, 1)
+    if ticket >= ENDED:
         return
     goal = (ticket + team - 1) // team * team
-    spins = 0
-    while arrived(barrier) < goal:
-        spins += 1
-        if spins > SPINS:
-            yield_processor()
+    if ticket < goal:
+        await_word(barrier, ARRIVALS, goal)
+    elif read(barrier, SLEEPERS) > 0:
+        wake(barrier, ARRIVALS)
+
+
+@inlined
+def stop_if_late(barrier: np.ndarray) -> None:
+    """Let the team stop if it is late; called by one member, before a barrier of every step."""
+    if read(barrier, LATE) != 0:
+        write(barrier, STOPPED, 1)
+
+
+@inlined
+def goes_on(barrier: np.ndarray) -> bool:
+    """Return whether the team does not stop; the same for all members after the same barrier."""
+    return read(barrier, STOPPED) == 0
+
+
+def was_late(barrier: np.ndarray) -> bool:
+    """Return whether a member waited longer than the patience."""
+    return bool(barrier[LATE])
 
 
 @inlined

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -134,6 +135,17 @@ def _transpose_tile(
     return types.void(X, types.intp, out), codegen
 
 
+def _fetch_line(typing_context: Any, array: Any, index: Any) -> tuple[Any, Callable[..., Any]]:
+    """Prefetch the cache line of ``array[index]``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        t = VectorCode(context, builder, signature.args[0])
+        t.fetch(t.pointer(args[0], args[1]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
 def _plain_product_tile(
     rows: int,
     wide: int,
@@ -175,10 +187,16 @@ def _plain_dot_tile(
             out.data[out.start + a * out.row + r] = x @ Y.data[Y.start + r * Y.row :][:width]
 
 
+def _plain_fetch_line(array: np.ndarray, index: int) -> None:
+    """Do nothing, for runs with JIT switched off."""
+
+
 product_tile: Callable[..., None] = _plain_product_tile
 dot_tile: Callable[..., None] = _plain_dot_tile
 transpose_tile: Callable[..., None] = _plain_transpose_tile
+fetch_line: Callable[..., None] = _plain_fetch_line
 if not numba.config.DISABLE_JIT:  # type: ignore[attr-defined]  # set when Numba is imported
     product_tile = intrinsic(prefer_literal=True)(_product_tile)
     dot_tile = intrinsic(prefer_literal=True)(_dot_tile)
     transpose_tile = intrinsic(_transpose_tile)
+    fetch_line = intrinsic(_fetch_line)

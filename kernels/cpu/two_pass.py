@@ -256,7 +256,7 @@ def costate_columns(
     if is_transposed(layers, layer):
         start = rank * TRANSPOSED_VECTORS * lane * BLOCK_ROWS
         transposed = Operand(scratch, start, ONE * BLOCK_ROWS, ONE)
-        _transpose(W, rows, layers[layer, VECTORS], transposed, lane)
+        transpose_rows(W, rows, layers[layer, VECTORS], transposed, lane)
         end = (rows + lane - 1) // lane
         extent = Extent(costates.rows, layers[layer, COLUMNS], ZERO, end, lane)
         add_product(C, transposed, D, extent, OVERWRITE, NO_PREFETCH)
@@ -266,7 +266,7 @@ def costate_columns(
 
 
 @part
-def _transpose(W: Operand, rows: int, vectors: int, out: Operand, lane: Any) -> None:
+def transpose_rows(W: Operand, rows: int, vectors: int, out: Operand, lane: Any) -> None:
     """Transpose at most BLOCK_ROWS rows of a narrow layer."""
     r = ZERO
     while r < rows:

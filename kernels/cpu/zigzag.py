@@ -41,7 +41,7 @@ from fastdln.kernels.cpu.groups import (
 from fastdln.kernels.cpu.jit import kernel, part
 from fastdln.kernels.cpu.layout import OFFSET, PRODUCT, ROWS, STRIDE, VECTORS
 from fastdln.kernels.cpu.regression_loop import continues, residual
-from fastdln.kernels.cpu.team import partition, wait
+from fastdln.kernels.cpu.team import goes_on, partition, stop_if_late, wait
 from fastdln.kernels.cpu.two_pass import (
     FAR_TERMS,
     NEAR_TERMS,
@@ -328,7 +328,7 @@ def descend_zigzag(
         t, upward, deferred = 0, True, False
         suffix_products(network, member)
         _evaluate(network, problem, workspace.C, factor, t, member)
-    while t < span.goal and continues(losses[t], span.floor):
+    while t < span.goal and continues(losses[t], span.floor) and goes_on(member.barrier):
         if upward:
             pass_up(network, workspace, step, deferred, d, member)
         else:
@@ -352,4 +352,5 @@ def _evaluate(
 ) -> None:
     if member.rank == 0:
         problem.losses[t] = problem.constant + residual(network, problem, C, factor)
+        stop_if_late(member.barrier)
     wait(member.barrier, member.team)

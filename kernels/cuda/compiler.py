@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastdln.kernels.cpu.compile_time import counted
 from fastdln.kernels.cuda.sources import Constants, defines, source
 
 # Multiply-adds are fused in the chain kernels, as on the CPU; random numbers use operations that no
@@ -142,6 +143,7 @@ def _module(
 
 
 @lru_cache(maxsize=1024)
+@counted
 def _function(name: str, variant: tuple[Any, ...]) -> Any:
     """Return a kernel, cached: a look-up in a module can take longer than a launch."""
     return _module(*variant).get_function(name)

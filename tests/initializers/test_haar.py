@@ -258,3 +258,10 @@ def test_a_gpu_draws_the_frames_and_keeps_them(device, monkeypatch):
     np.testing.assert_array_equal(drawn, fastdln.haar_orthogonal(**arguments))
     with pytest.raises(ValueError, match="out must be None on 'gpu"):
         fastdln.haar_orthogonal(3, device=device, out=np.empty((3, 3)))
+
+
+@pytest.mark.parametrize(("n", "size"), [(5, 40), (300, None)])
+def test_the_bits_do_not_depend_on_the_number_of_threads(n, size, monkeypatch):
+    monkeypatch.setenv("FASTDLN_NUM_THREADS", "3")
+    found = [fastdln.haar_orthogonal(n, size=size, seed=3, threads=count) for count in (None, 1)]
+    np.testing.assert_array_equal(*found)

@@ -6,6 +6,7 @@ import pytest
 
 import fastdln
 from fastdln.config import INITS
+from fastdln.initializers.layers import Draw, equal_hidden_layers, hidden_layers
 from fastdln.utils import threads
 
 WIDTHS = [(), (1,), (5,), (7, 7), (7, 7, 7, 7), (3, 11, 4), (40, 2)]
@@ -45,6 +46,16 @@ def test_identity_layers():
     ends = fastdln.initialize(6, 4, width=5, depth=2, init="orthogonal")
     np.testing.assert_array_equal(net.weights[0], ends.weights[0])
     np.testing.assert_allclose(net.weights[-1], ends.weights[-1])
+
+
+@pytest.mark.parametrize("init", ["orthogonal", "identity", "zero_asymmetric"])
+def test_equal_hidden_layers_are_drawn_from_anywhere(init, dtype):
+    draw = Draw((6, *(9,) * 6, 4), init, 5, np.dtype(dtype), 1.5)
+    layers = list(hidden_layers(draw))
+    for first, count in ((0, 5), (0, 1), (3, 2), (4, 1)):
+        found = equal_hidden_layers(draw, first, count)
+        np.testing.assert_array_equal(found, layers[first : first + count])
+        assert found.dtype == dtype
 
 
 def test_balanced_layers_are_balanced():

@@ -82,3 +82,11 @@ def test_a_problem_without_samples_has_no_minibatches(missing):
     del members[missing]
     with pytest.raises(TypeError, match=f"a Own has no {missing}, so batch_size must be left out"):
         minibatches(type("Own", (), members)(), 2, key=0)
+
+
+@pytest.mark.parametrize(("n", "size"), [(16, 8), (7, 3), (5, 5), (3000, 7)])
+def test_several_steps_are_those_one_by_one(n, size):
+    schedule = Minibatches(n, size, key=4, first_step=3)
+    for step in (0, 5, 150):
+        expected = [schedule(step + i) for i in range(11)]
+        np.testing.assert_array_equal(schedule.several(step, 11), expected)

@@ -69,8 +69,6 @@ def test_a_dense_start_projects_the_first_layer_only(rng):
     np.testing.assert_allclose(layers[0], weights[0] @ basis, atol=1e-14)
     for got, expected in zip(layers[1:], weights[1:], strict=True):
         np.testing.assert_array_equal(got, expected)
-    assert start.origins(1) is start.origins(2) is None
-    assert start.origins(0).full is weights[0]
 
 
 def test_a_given_network_is_projected_on_both_sides(rng):

@@ -60,7 +60,7 @@ def test_large_cells_and_those_that_gain_nothing_are_not_batched():
     assert sizes([50], 64, 2, depth=700) == [1] * 64
 
 
-@pytest.mark.parametrize("options", [{"momentum": 0.5}, {"device": "gpu"}], ids=str)
+@pytest.mark.parametrize("options", [{"optimizer": "adam"}, {"device": "gpu"}], ids=str)
 def test_cells_without_a_batched_kernel_are_trained_alone(options):
     runs = CellRuns.of(sweep_cases.problem(), TrainConfig(steps=5, dtype="float32", **options))
     cells = list(Grid(("gaussian",), (8,), (4,), tuple(range(64)), (0,)).cells())

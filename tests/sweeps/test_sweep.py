@@ -1,5 +1,7 @@
 """Sweeps: their results, their order, and their arguments."""
 
+import threading
+
 import numpy as np
 import pytest
 import sweep_cases
@@ -47,6 +49,30 @@ def test_the_most_expensive_cells_come_first(monkeypatch):
     assert order[-1][1] == 1
 
 
+def test_threads_limits_the_workers_and_no_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTDLN_NUM_THREADS", "3")
+    names, real = set(), CellRuns.train
+
+    def noted(self, batch, report=None):
+        names.add(threading.current_thread().name)
+        return real(self, batch, report)
+
+    monkeypatch.setattr(CellRuns, "train", noted)
+    alone = run(threads=1, store=tmp_path / "s")
+    assert names == {"fastdln-0"}
+    assert sweep_cases.same(run(store=tmp_path / "s"), alone)  # continued, with nothing to do
+    assert sweep_cases.same(run(), alone)
+    run(threads=1, workers=1)
+
+
+class FakeClient:
+    def submit(self): ...
+    def scheduler_info(self): ...
+
+    def ncores(self):
+        return {"worker": 2}
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
@@ -59,10 +85,13 @@ def test_the_most_expensive_cells_come_first(monkeypatch):
         ({"method": "reduced"}, ValueError, "gaussian"),
         ({"device": "tpu"}, ValueError, "device must be"),
         ({"workers": 0}, ValueError, "workers must be at least 1"),
+        ({"threads": 0}, ValueError, "threads must be"),
+        ({"threads": 1, "workers": 2}, ValueError, r"workers must be at most threads \(1\), not 2"),
         ({"store": 7}, TypeError, "store must be the path of a directory"),
         ({"store": "s3://bucket/run"}, ValueError, "local directory"),
         ({"client": "tcp://host"}, TypeError, "client must be a dask.distributed Client"),
         ({"client": object(), "workers": 2}, ValueError, "workers is for this process"),
+        ({"client": FakeClient(), "threads": 1}, ValueError, "threads is for this process"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_trained(change, kind, words, monkeypatch):

@@ -59,6 +59,9 @@ CASES = {
     "reduced": ((3, 2), {"width": 50, "depth": 4, "init": "orthogonal"}),
     "numbers": ((1, 1), {"width": 1, "depth": 3, "init": "gaussian"}),
     "decay": ((4, 3), {"width": 6, "depth": 3, "weight_decay": 0.5}),
+    "momentum": ((4, 3), {"width": 6, "depth": 3, "momentum": 0.9, "nesterov": True}),
+    "minibatches": ((2, 5), {"width": 6, "depth": 3, "batch_size": 2, "init": "gaussian"}),
+    "both": ((4, 3), {"width": 9, "depth": 3, "batch_size": 4, "momentum": 0.5}),
     "no steps": ((4, 3), {"width": 6, "depth": 3, "steps": 0}),
     "anew": ((4, 3), {"width": 6, "depth": 2, "steps": 300, "tolerance": 0.3}),
 }
@@ -81,8 +84,6 @@ def test_all_kinds_of_networks_are_batched(case, dtype, monkeypatch, rng):
 def test_networks_that_cannot_be_batched_are_trained_alone(problem, monkeypatch):
     monkeypatch.setattr(many, "batching_pays", lambda widths, dtype, count: True)
     for more in (
-        {"momentum": 0.5},
-        {"batch_size": 2},
         {"width": 100},
         {"optimizer": "adam"},
         {"kernel": "zigzag"},

@@ -1,7 +1,5 @@
 """A run: the workload that a backend gets, the result that comes of it, and where it goes on."""
 
-import time
-
 import naive
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from fastdln.optim.loop import START
 from fastdln.rng import seed_key
 from fastdln.training.prepared import prepare
 from fastdln.training.run import Run
+from fastdln.utils.stopwatch import Stopwatch
 
 OPTIONS = {"width": 7, "depth": 3, "init": "gaussian", "steps": 12}
 RATE = 1e-3
@@ -68,7 +67,7 @@ def test_the_callback_gets_the_losses_of_the_run(problem):
 
 def test_seconds_count_from_the_start_that_is_given(problem):
     prepared = prepare(problem, TrainConfig(**OPTIONS))
-    result = Run.of(prepared, 4, RATE, started=time.perf_counter() - 1000).train()
+    result = Run.of(prepared, 4, RATE, watch=Stopwatch(1000.0)).train()
     assert 1000 <= result.seconds < 1600
 
 
@@ -78,7 +77,7 @@ def test_seconds_count_from_the_start_that_is_given(problem):
 def test_a_state_holds_where_its_run_goes_on(options, problem):
     whole = made(problem, **options).train()
     part = made(problem, steps=5, resumable=True, **options).train()
-    run = part.state.run(part.loss, part.seconds, steps=7)
+    run = part.state.run(part.loss, Stopwatch(part.seconds), steps=7)
     arrays = run.prepared.optimizer.state_arrays
     assert (run.checkpoint.steps, run.checkpoint.first_loss) == (5, part.loss[0])
     assert [len(each) for each in run.checkpoint.optimizer_state] == [3] * arrays

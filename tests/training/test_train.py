@@ -7,11 +7,12 @@ import tracemalloc
 import naive
 import numpy as np
 import pytest
+from workloads import FixedPacing
 
 import fastdln
 from fastdln import theory
 from fastdln.backends.cpu import trainer
-from fastdln.backends.cpu.pacing import TeamPacing
+from fastdln.backends.cpu.cost_model import ALONE, Team
 from fastdln.kernels.cpu import regression_loop, zigzag
 
 # d_x, d_y, n, rank, hidden widths: X rank-deficient, n > d_x, d_y > d, d_y = 1, depth 1 and 2,
@@ -95,31 +96,22 @@ def test_read_only_and_strided_networks_are_accepted(rng, device):
     np.testing.assert_allclose(r.loss, losses, rtol=1e-12)
 
 
-class WholeTeam(TeamPacing):
-    """Gives every span to the whole team, two steps each."""
-
-    def __init__(self, team, step_seconds=0.0):
-        super().__init__(1)
-        self.team = team
-
-    def next_span(self):
-        return self.team, 2
-
-    def record(self, team, steps, seconds):
-        pass
-
-
 @pytest.fixture
 def in_team(monkeypatch):
     """Return a function that trains with a team of a size, whatever the cost model says."""
     choose = trainer.choose
 
     def train(size, sharing="layers", **options):
+        team = Team(size, sharing) if size > 1 else ALONE
+
         def chosen(*arguments, **keywords):
-            return choose(*arguments, **keywords)._replace(team=size, sharing=sharing)
+            return choose(*arguments, **keywords)._replace(teams={ALONE: 1.0, team: 1.0})
+
+        def pacing(*arguments, **keywords):
+            return FixedPacing(team)
 
         monkeypatch.setattr(trainer, "choose", chosen)
-        monkeypatch.setattr(trainer, "TeamPacing", WholeTeam)
+        monkeypatch.setattr(trainer, "TeamPacing", pacing)
         return fastdln.train(fastdln.paper_regression(), **options)
 
     return train
@@ -137,7 +129,7 @@ def in_team(monkeypatch):
         {"optimizer": "adam"},
         {"batch_size": 5},
         {"batch_size": 5, "optimizer": "adam"},
-        {"sharing": "rows"},
+        {"sharing": "segments"},
     ],
     ids=str,
 )

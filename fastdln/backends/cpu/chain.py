@@ -147,7 +147,7 @@ class _Chain:
             return kernel(*arguments, Member(rank, team, barrier))
 
         with ThreadPoolExecutor(self._team) as pool:
-            return threads.run_team(pool, self._team, work)
+            return threads.run_team(pool, self._team, work, new_barrier())
 
 
 def _gradients_up(chain: _Chain, G: np.ndarray, outs: Sequence[np.ndarray]) -> None:

@@ -6,16 +6,17 @@ With P the padded weights, q the rows of M and d its columns (q ≤ d):
 ========  ==============  =============  ============================
 kernel    operations      bytes          extra memory
 ========  ==============  =============  ============================
-two-pass  6 q P           3 P itemsize   q rows a layer (2 q by rows)
+two-pass  6 q P           3 P itemsize   q rows a layer (2 q by segments)
 zigzag    (5 q + d) P     1½ P itemsize  3 q + d rows a layer
 ========  ==============  =============  ============================
 
 Traffic and arithmetic overlap little (measured: times add), and all threads share the traffic.
 
-A team partitions every layer, with a barrier after each; or, where a network stays in cache, the
-rows of the products, with two barriers a step, but every member then fetches the weights that the
-others have written. The bits do not depend on the team, so the choice of the team may depend on
-the machine. They depend on the kernel, so the choice of the kernel may not.
+A team partitions every layer, with a barrier after each; or, with the two-pass kernel of plain
+descent, it shares out segments of the chain (`kernels.cpu.two_pass_segments`). The bits do not
+depend on the team, so the choice of the team may depend on the machine: the model's is only where
+`pacing` begins, which then goes by measured times. They depend on the kernel, so the choice of the
+kernel may not.
 
 The constants were measured by ``python -m benchmarks.chain calibrate``.
 """
@@ -27,26 +28,24 @@ import numpy as np
 from fastdln.backends.cpu.packed_chain import chain_layout
 from fastdln.config import KERNELS
 from fastdln.kernels.cpu.gemm import FAR
-from fastdln.kernels.cpu.layout import VECTORS, Layout
-from fastdln.kernels.cpu.tiles import lanes
-from fastdln.kernels.cpu.two_pass import TRANSPOSED_VECTORS
+from fastdln.kernels.cpu.layout import Layout
 from fastdln.kernels.cpu.zigzag_workspace import zigzag_size
 from fastdln.optim.optimizers import Optimizer
 from fastdln.utils import validation
 
 # Limit on zigzag's extra memory, as a fraction of the weights, unless the caller asked for zigzag.
 MOST_EXTRA = 0.1
-# Wording of `Choice.sharing` in `Choice.reason`.
-_SHARED = {"layers": "every layer", "rows": "the rows of the products"}
+# Wording of `Team.sharing` in `Choice.reason`.
+_SHARED = {"layers": "every layer", "segments": "the chain's segments"}
 # Team size at which kernels are compared; see `choose`.
 USUAL_TEAM = 2
-# Limit on the weights of a batch, in bytes: at 26 × 200 in float32, two threads with 9 MB each, a
-# batch was no faster than training the networks one after the other.
-MOST_BATCH_BYTES = 6 * 2**20
-# Multiply-add rate of a batch over that of one network, measured at widths 10 to 32.
-BATCH_RATE = 0.8
 # Least expected speed-up of a larger team: the model has errors, and the team occupies more cores.
 TEAM_GAIN = 1.2
+# Teams expected to take longer than this many times the best team's time are not even tried.
+MOST_TRIED = 2.5
+# Segments of the chain for each member of a team. Of 2, 4, 6, 8 and 12 segments for two threads, 8
+# or one of its neighbours was fastest at 26 × 700, 100 × 200 and 300 × 30.
+SEGMENTS = 4
 
 
 class Costs(NamedTuple):
@@ -61,7 +60,7 @@ class Costs(NamedTuple):
     seconds_per_barrier : float
         A barrier of two threads that share a layer, with the transfer of data between them.
     seconds_per_shared_byte : float
-        Transfer of weights that another thread has written.
+        Transfer of products that another thread has written.
     seconds_per_layer : float
         Overhead of calls and short loops, not divided by the team.
     """
@@ -78,27 +77,54 @@ class Costs(NamedTuple):
 COSTS = Costs({"float32": 2.2e11, "float64": 1.1e11}, 2.2e-11, 4e-7, 2e-11, 9e-8)
 
 
+class Team(NamedTuple):
+    """The threads that train a network together.
+
+    Attributes
+    ----------
+    size : int
+        Number of threads.
+    sharing : {"layers", "segments"}
+        What each member has its part of: every layer, or segments of the chain.
+    """
+
+    size: int
+    sharing: str = "layers"
+
+    @property
+    def name(self) -> str:
+        """A short name: ``"1"``, ``"2:segments"``."""
+        return "1" if self.size == 1 else f"{self.size}:{self.sharing}"
+
+
+ALONE = Team(1)
+
+
 class Choice(NamedTuple):
     """Kernel and team of one network.
 
     Attributes
     ----------
     kernel : {"two-pass", "zigzag"}
-    team : int
-        Threads that share the network.
-    sharing : {"layers", "rows"}
-        The axis that the team partitions: every layer, or the rows of the products.
+    teams : dict of Team to float
+        Expected seconds a step of the teams that are worth trying, the best first.
     reason : str
         Explanation of the choice, in one sentence.
-    seconds : float
-        Expected seconds a step.
     """
 
     kernel: str
-    team: int
-    sharing: str
+    teams: dict[Team, float]
     reason: str
-    seconds: float
+
+    @property
+    def team(self) -> Team:
+        """The team that is expected to be fastest."""
+        return next(iter(self.teams))
+
+    @property
+    def seconds(self) -> float:
+        """Expected seconds a step of that team."""
+        return self.teams[self.team]
 
 
 def choose(
@@ -135,12 +161,8 @@ def choose(
     # Compare kernels at a fixed team size: the bits of a run depend on the kernel, and must not
     # depend on the number of threads.
     name = min(names, key=lambda name: step_seconds(layout, name, USUAL_TEAM, costs=costs))
-    ways = ["layers"]
-    if plain and name == "two-pass" and _traffic(layout, name) == 0:
-        ways.append("rows")
-    seconds, team, sharing = _best_team(layout, name, threads, ways, costs)
-    reason = _reason(layout, kernel, names, name, team, sharing, seconds, costs)
-    return Choice(name, team, sharing, reason, seconds)
+    teams = _teams(layout, name, threads, plain, costs)
+    return Choice(name, teams, _reason(layout, kernel, names, name, teams, costs))
 
 
 def check_kernel(kernel: str, plain: bool, adam: bool = False) -> None:
@@ -190,19 +212,28 @@ def step_seconds(
     q, d = layout.q_padded, layout.widths[0]
     zigzag = kernel == "zigzag"
     flops = (5.0 * q + d if zigzag else 6.0 * q) * layout.size
-    seconds = flops / costs.flops_per_second[layout.dtype.name] * _busiest_part(q, team, sharing)
+    seconds = (
+        flops / costs.flops_per_second[layout.dtype.name] * _busiest_part(layout, team, sharing)
+    )
     seconds += layout.depth * costs.seconds_per_layer
     if team > 1:
         seconds += _synchronisation(layout, zigzag, team, sharing, costs)
     return seconds + _traffic(layout, kernel) * costs.seconds_per_byte
 
 
-def _busiest_part(q: int, team: int, sharing: str) -> float:
+def segment_count(depth: int, team: int) -> int:
+    """Return the number of segments of a chain for this team, the same for each member, or 0."""
+    return min(SEGMENTS, depth // team) * team
+
+
+def _busiest_part(layout: Layout, team: int, sharing: str) -> float:
     """Return the busiest team member's fraction of the arithmetic."""
     if sharing == "layers":
         return 1 / team
-    # Two of the three products are partitioned by their q rows, the update by elements.
-    return (2 * -(-q // team) / q + 1 / team) / 3
+    # Two of the three products are taken in groups of rows, the update is not; and members wait
+    # while the groups turn at the lowest segment.
+    group = -(-layout.q_padded // team) / layout.q_padded
+    return (2 * group + 1 / team) / 3 * (1 + 2 / (3 * segment_count(layout.depth, team)))
 
 
 def _synchronisation(layout: Layout, zigzag: bool, team: int, sharing: str, costs: Costs) -> float:
@@ -211,38 +242,9 @@ def _synchronisation(layout: Layout, zigzag: bool, team: int, sharing: str, cost
     barrier = costs.seconds_per_barrier * team / 2
     if sharing == "layers":
         return (layout.depth * (1 if zigzag else 2) + 2) * barrier
-    fetched = layout.size * layout.dtype.itemsize * (team - 1) / team
-    return 2 * barrier + fetched * costs.seconds_per_shared_byte
-
-
-def batch_fits(layout: Layout) -> bool:
-    """Return whether networks of this layout can be trained one per SIMD lane.
-
-    All layers must be narrow enough for the two-pass kernel to transpose them, and the weights of
-    a batch must stay in cache together with another thread's batch.
-    """
-    narrow = int(layout.layers[:, VECTORS].max()) <= TRANSPOSED_VECTORS
-    return narrow and _batch_size(layout) * layout.dtype.itemsize <= MOST_BATCH_BYTES
-
-
-def batching_pays(
-    widths: tuple[int, ...], dtype: np.dtype, count: int, costs: Costs = COSTS
-) -> bool:
-    """Return whether `count` networks train faster in batches than one after the other.
-
-    An idle lane costs as much as an occupied one.
-    """
-    layout = chain_layout(widths, dtype)
-    rounds = -(-count // lanes(layout.dtype))
-    flops = 6.0 * layout.q * _batch_size(layout)
-    seconds = flops / (BATCH_RATE * costs.flops_per_second[layout.dtype.name])
-    return rounds * seconds < count * step_seconds(layout, "two-pass", 1, costs=costs)
-
-
-def _batch_size(layout: Layout) -> int:
-    """Return the elements in the layers of a full batch, which are not padded."""
-    n = layout.widths
-    return lanes(layout.dtype) * sum(a * b for a, b in zip(n, n[1:], strict=False))
+    handed_over = layout.q_padded / team * layout.widest * layout.dtype.itemsize
+    each = 2 * costs.seconds_per_barrier + handed_over * costs.seconds_per_shared_byte
+    return 2 * segment_count(layout.depth, team) * each
 
 
 def extra_memory(layout: Layout) -> float:
@@ -259,16 +261,29 @@ def _traffic(layout: Layout, kernel: str) -> float:
     return nbytes * (1.5 if kernel == "zigzag" else 3.0)
 
 
-def _best_team(
-    layout: Layout, kernel: str, threads: int, ways: list[str], costs: Costs
-) -> tuple[float, int, str]:
-    best = step_seconds(layout, kernel, 1, costs=costs), 1, "layers"
-    for team in range(2, threads + 1):
-        for sharing in ways:
-            seconds = step_seconds(layout, kernel, team, sharing, costs)
-            if seconds * (1 if team == best[1] else TEAM_GAIN) < best[0]:
-                best = seconds, team, sharing
-    return best
+def _teams(
+    layout: Layout, kernel: str, threads: int, plain: bool, costs: Costs
+) -> dict[Team, float]:
+    """Return the expected seconds a step of one thread and of the teams worth trying, best first.
+
+    Of the teams of each way of sharing, that is the best one.
+    """
+    alone = step_seconds(layout, kernel, 1, costs=costs)
+    found = {ALONE: alone}
+    for sharing in ("layers", "segments"):
+        if sharing == "segments" and not (plain and kernel == "two-pass"):
+            continue
+        most = threads if sharing == "layers" else min(threads, layout.depth // 2, layout.q_padded)
+        best, seconds = ALONE, alone
+        for size in range(2, most + 1):
+            expected = step_seconds(layout, kernel, size, sharing, costs)
+            if expected * (1 if best is ALONE else TEAM_GAIN) < seconds:
+                best, seconds = Team(size, sharing), expected
+        found[best] = seconds
+    # One thread is preferred where a team gains little: it occupies fewer cores.
+    ranked = sorted(found, key=lambda team: found[team] * (1 if team is ALONE else TEAM_GAIN))
+    limit = MOST_TRIED * found[ranked[0]]
+    return {team: found[team] for team in ranked if team is ALONE or found[team] <= limit}
 
 
 def _reason(
@@ -276,16 +291,14 @@ def _reason(
     asked: str,
     considered: list[str],
     kernel: str,
-    team: int,
-    sharing: str,
-    seconds: float,
+    teams: dict[Team, float],
     costs: Costs,
 ) -> str:
     size = layout.size * layout.dtype.itemsize / 2**20
     place = "in cache" if _traffic(layout, kernel) == 0 else "from memory"
-    widest = int(np.max(layout.widths))
-    by = "1 thread" if team == 1 else f"{team} threads sharing {_SHARED[sharing]}"
-    why = f"{seconds * 1e3:.3g} ms a step expected, {_others(layout, considered, costs)}"
+    widest, team = int(np.max(layout.widths)), next(iter(teams))
+    by = "1 thread" if team.size == 1 else f"{team.size} threads sharing {_SHARED[team.sharing]}"
+    why = f"{teams[team] * 1e3:.3g} ms a step expected, {_others(layout, considered, costs)}"
     if asked != "auto":
         why = f"kernel={asked!r} was asked for"
     return (

@@ -1,13 +1,12 @@
 """Advance one network: many steps per kernel call, or single steps with any objective."""
 
-import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
 
-from fastdln.backends.cpu.cost_model import Choice
+from fastdln.backends.cpu.cost_model import Team, segment_count
 from fastdln.backends.cpu.optimizer_state import OptimizerState
 from fastdln.backends.cpu.packed_chain import PackedChain, oriented_regression
 from fastdln.kernels.cpu.adam import update_layers_with_adam
@@ -22,9 +21,14 @@ from fastdln.kernels.cpu.groups import (
 )
 from fastdln.kernels.cpu.momentum import update_layers_with_momentum
 from fastdln.kernels.cpu.regression_loop import descend, descend_with_momentum
-from fastdln.kernels.cpu.team import new_barrier
+from fastdln.kernels.cpu.team import new_barrier, was_late
 from fastdln.kernels.cpu.two_pass import new_workspace, suffix_products, update_layers
-from fastdln.kernels.cpu.two_pass_rows import RowWorkspace, descend_by_rows, row_workspace
+from fastdln.kernels.cpu.two_pass_segments import (
+    SegmentWorkspace,
+    descend_by_segments,
+    segment_workspace,
+    words,
+)
 from fastdln.kernels.cpu.zigzag import apply_deferred_update, descend_zigzag
 from fastdln.kernels.cpu.zigzag_workspace import DEFERRED, ZigzagWorkspace, zigzag_workspace
 from fastdln.objectives.regression import ReducedRegression
@@ -34,14 +38,17 @@ from fastdln.utils import threads
 # A kernel that takes many steps, ``kernel(network, workspace, step, problem, span, member)``, and
 # returns the last step whose loss is known.
 RegressionKernel = Callable[..., int]
-AnyWorkspace = Workspace | RowWorkspace | ZigzagWorkspace
+AnyWorkspace = Workspace | SegmentWorkspace | ZigzagWorkspace
 
 
 class Stepper(Protocol):
     """Advance a network by a team of threads."""
 
-    def advance(self, goal: int, team: int) -> None:
-        """Take steps to number `goal`, or fewer where the run ends, with a team of this size."""
+    def advance(self, goal: int, team: Team, patience: float) -> bool:
+        """Take steps to number `goal`, or fewer where the run ends or the team is late.
+
+        A team is late once a member has waited `patience` seconds for another; return whether.
+        """
         ...
 
     def weights(self) -> np.ndarray:
@@ -58,7 +65,9 @@ class RegressionStepper:
     state : OptimizerState
     objective : ReducedRegression
     record : LossRecord
-    choice : Choice
+    kernel : {"two-pass", "zigzag"}
+    teams : tuple of Team
+        The teams that may take steps.
     pool : ThreadPoolExecutor
         The threads of teams of more than one.
     """
@@ -69,37 +78,41 @@ class RegressionStepper:
         state: OptimizerState,
         objective: ReducedRegression,
         record: LossRecord,
-        choice: Choice,
+        kernel: str,
+        teams: tuple[Team, ...],
         pool: ThreadPoolExecutor,
     ):
         self._network, self._step = chain.network, state.step
         self._record, self._pool = record, pool
         scale, target = oriented_regression(objective, chain.mirrored)
         self._problem = Regression(scale, target, objective.constant, record.losses)
-        self._one, self._many = _kernels(chain, state, choice)
+        self._kernels = _kernels(chain, state, kernel, teams)
         self._alone = Member(0, 1, new_barrier())
 
-    def advance(self, goal: int, team: int) -> None:
-        """Take steps to number `goal`, or fewer where the run ends, with a team of this size."""
+    def advance(self, goal: int, team: Team, patience: float) -> bool:
+        """Take steps to number `goal`, or fewer where the run ends or the team is late."""
         record = self._record
         span = Span(record.step, goal, record.losses.size - 1, record.floor)
-        if team == 1:
-            kernel, workspace = self._one
-            record.step = kernel(
-                self._network, workspace, self._step, self._problem, span, self._alone
-            )
-        else:
-            work = functools.partial(self._work, span)
-            record.step = threads.run_team(self._pool, team, work)
+        kernel, workspace = self._kernels[team.sharing]
+        arguments = self._network, workspace, self._step, self._problem, span
+        if team.size == 1:
+            record.step = kernel(*arguments, self._alone)
+            return False
+        count = 0
+        if isinstance(workspace, SegmentWorkspace):
+            count = words(team.size, workspace.borders.size - 1)
+        barrier = new_barrier(count, int(1e9 * patience))
 
-    def _work(self, span: Span, rank: int, team: int, barrier: np.ndarray) -> int:
-        kernel, workspace = self._many
-        member = Member(rank, team, barrier)
-        return kernel(self._network, workspace, self._step, self._problem, span, member)
+        def work(rank: int, size: int, barrier: np.ndarray) -> int:
+            return kernel(*arguments, Member(rank, size, barrier))
+
+        record.step = threads.run_team(self._pool, team.size, work, barrier)
+        return was_late(barrier)
 
     def weights(self) -> np.ndarray:
         """Return the packed weights after the last step; a copy where zigzag deferred an update."""
-        weights, step, (_, workspace) = self._network.weights, self._step, self._one
+        weights, step = self._network.weights, self._step
+        _, workspace = self._kernels["layers"]
         if (
             isinstance(workspace, ZigzagWorkspace)
             and isinstance(step, GradientStep)
@@ -113,21 +126,25 @@ class RegressionStepper:
 
 
 def _kernels(
-    chain: PackedChain, state: OptimizerState, choice: Choice
-) -> tuple[tuple[RegressionKernel, AnyWorkspace], tuple[RegressionKernel, AnyWorkspace]]:
-    """Return the kernels of one thread and of a team, with their workspaces."""
-    if choice.kernel == "zigzag":
-        zigzag = descend_zigzag, zigzag_workspace(chain.layout, choice.team)
-        return zigzag, zigzag
-    workspace = new_workspace(chain.layout, choice.team)
+    chain: PackedChain, state: OptimizerState, kernel: str, teams: tuple[Team, ...]
+) -> dict[str, tuple[RegressionKernel, AnyWorkspace]]:
+    """Return the kernel of every way of sharing, with its workspace; all continue each other.
+
+    The kernel for teams that share layers is also that of one thread.
+    """
+    layout, most = chain.layout, max(team.size for team in teams)
+    if kernel == "zigzag":
+        return {"layers": (descend_zigzag, zigzag_workspace(layout, most))}
+    workspace = new_workspace(layout, most)
     if isinstance(state.step, MomentumStep):
-        momentum = descend_with_momentum, workspace
-        return momentum, momentum
-    if choice.sharing == "rows":
-        rows, workspace = row_workspace(chain.layout, workspace)
-        return (descend, workspace), (descend_by_rows, rows)
-    two_pass = descend, workspace
-    return two_pass, two_pass
+        return {"layers": (descend_with_momentum, workspace)}
+    found: dict[str, tuple[RegressionKernel, AnyWorkspace]] = {}
+    by_segments = [team.size for team in teams if team.sharing == "segments"]
+    if by_segments:
+        count = segment_count(layout.depth, max(by_segments))
+        segments, workspace = segment_workspace(layout, workspace, most, count)
+        found["segments"] = descend_by_segments, segments
+    return found | {"layers": (descend, workspace)}
 
 
 class ObjectiveStepper:
@@ -160,18 +177,21 @@ class ObjectiveStepper:
         self._workspace = new_workspace(chain.layout, team)
         self._alone = Member(0, 1, new_barrier())
 
-    def advance(self, goal: int, team: int) -> None:
-        """Take steps to number `goal`, or fewer where the run ends, with a team of this size."""
-        record, chain = self._record, self._chain
+    def advance(self, goal: int, team: Team, patience: float) -> bool:
+        """Take steps to number `goal`, or fewer where the run ends or the team is late."""
+        record, chain, late = self._record, self._chain, False
         factor, C = self._state.gradient_factor, self._workspace.C
-        while record.step < 0 or (record.step < goal and not record.finished):
-            if team == 1:
+        while record.step < 0 or (record.step < goal and not record.finished and not late):
+            if team.size == 1:
                 self._work(0, 1, self._alone.barrier)
             else:
-                threads.run_team(self._pool, team, self._work)
+                barrier = new_barrier(patience=int(1e9 * patience))
+                threads.run_team(self._pool, team.size, self._work, barrier)
+                late = was_late(barrier)
             G = record.record(chain.end_to_end())
             if G is not None:
                 chain.put_gradient(G, factor, C)
+        return late
 
     def _work(self, rank: int, team: int, barrier: np.ndarray) -> None:
         """Update the layers (except before the first step) and form the suffix products."""

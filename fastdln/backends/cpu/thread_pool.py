@@ -1,4 +1,4 @@
-"""A pool of idle threads for parallel calls that take a fraction of a millisecond."""
+"""A pool of idle threads for teams and for parallel calls of a fraction of a millisecond."""
 
 import collections
 import contextlib
@@ -46,7 +46,7 @@ def spread_items(
 
     with contextlib.suppress(RuntimeError):  # the interpreter is shutting down: no more helpers
         for _ in range(min(workers, len(items)) - 1):
-            _helpers().submit(run)
+            helpers().submit(run)
     run()
     for _ in items:
         error = outcomes.get()
@@ -55,15 +55,15 @@ def spread_items(
 
 
 @functools.cache
-def _helpers() -> ThreadPoolExecutor:
+def helpers() -> ThreadPoolExecutor:
     """Return the pool of helper threads, started at first use and kept until the process ends.
 
     Linux starts a new thread on the processor of the thread that created it, and migrates it only
     after it has waited there: a new thread began work after 0.7 ms, the time of a whole batch, a
     pooled thread after 0.1 ms.
     """
-    return ThreadPoolExecutor(_MOST_HELPERS, thread_name_prefix="fastdln-haar")
+    return ThreadPoolExecutor(_MOST_HELPERS, thread_name_prefix="fastdln-helper")
 
 
 if hasattr(os, "register_at_fork"):  # a forked child does not inherit its parent's threads
-    os.register_at_fork(after_in_child=_helpers.cache_clear)
+    os.register_at_fork(after_in_child=helpers.cache_clear)

@@ -1,24 +1,26 @@
 """Training of one network on the CPU, by one thread or a team of threads."""
 
 import logging
-import time
+import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from fastdln.backends.cpu.cost_model import Choice, choose, step_seconds
+from fastdln.backends.cpu import kept_choices
+from fastdln.backends.cpu.cost_model import ALONE, Choice, choose
 from fastdln.backends.cpu.optimizer_state import OptimizerState
 from fastdln.backends.cpu.pacing import TeamPacing
 from fastdln.backends.cpu.packed_chain import PackedChain
 from fastdln.backends.cpu.steppers import ObjectiveStepper, RegressionStepper, Stepper
+from fastdln.backends.cpu.thread_pool import helpers
 from fastdln.backends.interface import Workload
 from fastdln.backends.recorded import RecordedTrainer
 from fastdln.backends.view import TrainingView
 from fastdln.objectives.regression import ReducedRegression
 from fastdln.utils import threads
+from fastdln.utils.stopwatch import Stopwatch
 
 log = logging.getLogger("fastdln")
 
@@ -62,21 +64,23 @@ class CpuTrainer(RecordedTrainer):
             choice = choose(layout, most, kernel=workload.kernel, plain=workload.plain)
         self.kernel, self.reason = choice.kernel, choice.reason
         log.debug("kernel: %s", choice.reason)
+        largest = max(team.size for team in choice.teams)
+        self._case = _case(workload, choice.kernel, largest)
         if pacing is None:
-            pacing = TeamPacing(choice.team, step_seconds(layout, choice.kernel, 1))
-        self._pacing, self._pool = pacing, ThreadPoolExecutor(choice.team)
-        self._state = OptimizerState(workload.optimizer, workload.rates, self._chain, choice.team)
+            kept = kept_choices.load(self._case) if len(choice.teams) > 1 else {}
+            pacing = TeamPacing(choice.teams, kept, even=choice.kernel == "zigzag")
+        self._pacing = pacing
+        self._state = OptimizerState(workload.optimizer, workload.rates, self._chain, largest)
         self._state.load(workload.checkpoint.optimizer_state)
-        self._stepper = self._new_stepper(workload, choice)
+        self._stepper = self._new_stepper(workload, choice, largest)
 
-    def _new_stepper(self, workload: Workload, choice: Choice) -> Stepper:
-        chain, state, record, pool = self._chain, self._state, self._record, self._pool
-        objective = workload.objective
-        one_by_one = workload.optimizer.adam or workload.schedule is not None
-        if isinstance(objective, ReducedRegression) and not one_by_one:
-            return RegressionStepper(chain, state, objective, record, choice, pool)
-        first_step = workload.checkpoint.steps
-        return ObjectiveStepper(chain, state, record, first_step, choice.team, pool)
+    def _new_stepper(self, workload: Workload, choice: Choice, largest: int) -> Stepper:
+        chain, state, record, pool = self._chain, self._state, self._record, helpers()
+        if _in_one_call(workload):
+            assert isinstance(workload.objective, ReducedRegression)
+            regression, kernel, teams = workload.objective, choice.kernel, tuple(choice.teams)
+            return RegressionStepper(chain, state, regression, record, kernel, teams, pool)
+        return ObjectiveStepper(chain, state, record, workload.checkpoint.steps, largest, pool)
 
     def advance(self, goal: int) -> None:
         """Take steps to number `goal`, or fewer: for about 0.2 s, or until the run is finished.
@@ -85,13 +89,14 @@ class CpuTrainer(RecordedTrainer):
         """
         record = self._record
         if record.step < 0:
-            self._stepper.advance(0, 1)
+            self._stepper.advance(0, ALONE, math.inf)
         if record.step >= goal or record.finished:
             return
-        team, steps = self._pacing.next_span()
-        first, begun = record.step, time.perf_counter()
-        self._stepper.advance(min(first + steps, goal), team)
-        self._pacing.record(team, record.step - first, time.perf_counter() - begun)
+        first = record.step
+        team, steps, patience = self._pacing.next_span(goal - first)
+        watch = Stopwatch()
+        late = self._stepper.advance(first + steps, team, patience)
+        self._pacing.record(team, record.step - first, watch.read()[0], late)
 
     def optimizer_state(self) -> tuple[tuple[np.ndarray, ...], ...]:
         """Return copies of the optimiser's arrays, as in `Checkpoint`."""
@@ -116,6 +121,7 @@ class CpuTrainer(RecordedTrainer):
 
         All buffers but the weights and the optimiser's arrays are freed.
         """
+        kept_choices.save(self._case, self._pacing.measured)
         del self._stepper
         self._chain.release()
         return self._chain.layer
@@ -129,4 +135,20 @@ class CpuTrainer(RecordedTrainer):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._pool.shutdown()
+        """Do nothing: the threads of teams are the process's helpers."""
+
+
+def _in_one_call(workload: Workload) -> bool:
+    """Return whether a kernel can take many steps of this workload in one call."""
+    one_by_one = workload.optimizer.adam or workload.schedule is not None
+    return isinstance(workload.objective, ReducedRegression) and not one_by_one
+
+
+def _case(workload: Workload, kernel: str, largest: int) -> kept_choices.Case:
+    """Return the case under which the times of this workload's teams are kept."""
+    optimizer = "adam" if workload.optimizer.adam else "gd"
+    if workload.optimizer.momentum:
+        optimizer = "momentum"
+    if not _in_one_call(workload):
+        optimizer += ", step by step"
+    return kept_choices.Case(workload.widths, workload.dtype.name, kernel, optimizer, largest)

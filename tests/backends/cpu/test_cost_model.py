@@ -1,22 +1,22 @@
-"""The choice of kernel, team and batch, at sizes where the answer is known, and its override."""
+"""The choice of kernel and team, at sizes where the answer is known, and its override."""
 
 import numpy as np
 import pytest
 
 from fastdln.backends.cpu.cost_model import (
+    ALONE,
     COSTS,
-    batch_fits,
-    batching_pays,
+    Team,
     check_kernel,
     choose,
     expected_step_seconds,
     extra_memory,
     flops_per_step,
     network_bytes,
+    segment_count,
     step_seconds,
 )
 from fastdln.kernels.cpu.layout import make_layout
-from fastdln.kernels.cpu.tiles import lanes
 from fastdln.kernels.cpu.zigzag_workspace import zigzag_size
 from fastdln.optim.optimizers import Optimizer
 
@@ -30,22 +30,32 @@ def chain(width, depth, dtype="float32", d=16, q=10):
     [
         (1000, 50, "zigzag", 2, "layers"),  # 200 MB: traffic counts
         (300, 30, "two-pass", 2, "layers"),  # 11 MB: in cache, arithmetic counts
-        (26, 700, "two-pass", 2, "rows"),  # a barrier costs more than half a layer
+        (26, 700, "two-pass", 2, "segments"),  # a barrier costs more than half a layer
         (10, 3, "two-pass", 1, "layers"),  # too small for a team
     ],
 )
 def test_known_sizes(width, depth, kernel, team, sharing):
     choice = choose(chain(width, depth), 2)
-    assert (choice.kernel, choice.team, choice.sharing) == (kernel, team, sharing)
+    assert (choice.kernel, choice.team) == (kernel, Team(team, sharing))
+    assert ALONE in choice.teams
+    assert choice.seconds == choice.teams[choice.team]
     assert kernel in choice.reason
     assert "ms a step expected" in choice.reason
+
+
+def test_every_member_has_as_many_segments():
+    assert [segment_count(depth, 2) for depth in (1, 2, 3, 7, 8, 700)] == [0, 2, 2, 6, 8, 8]
+    assert segment_count(700, 3) == 12
+    # No more members than rows of the products, or than half the layers.
+    assert all(t.sharing == "layers" for t in choose(chain(300, 30, q=1), 8).teams)
+    assert max(t.size for t in choose(chain(26, 700), 64).teams if t.sharing == "segments") <= 10
 
 
 def test_override_and_its_limits():
     assert choose(chain(100, 4), 2, kernel="zigzag").kernel == "zigzag"
     assert choose(chain(1000, 50), 2, kernel="two-pass").kernel == "two-pass"
     assert choose(chain(1000, 50), 2, plain=False).kernel == "two-pass"
-    assert choose(chain(1000, 50), 1).team == 1
+    assert choose(chain(1000, 50), 1).team == ALONE
     with pytest.raises(ValueError, match="plain full-batch"):
         choose(chain(1000, 50), 2, kernel="zigzag", plain=False)
     with pytest.raises(ValueError, match="must be one of 'auto', 'two-pass', 'zigzag'"):
@@ -70,7 +80,7 @@ def test_costs_grow_with_work_and_shrink_with_threads(dtype):
     for kernel in ("two-pass", "zigzag"):
         assert step_seconds(small, kernel, 1) < step_seconds(large, kernel, 1)
         assert step_seconds(large, kernel, 2) < step_seconds(large, kernel, 1)
-    assert step_seconds(large, "two-pass", 2, "rows") < step_seconds(large, "two-pass", 1)
+    assert step_seconds(large, "two-pass", 2, "segments") < step_seconds(large, "two-pass", 1)
     assert set(COSTS.flops_per_second) == {"float32", "float64"}
 
 
@@ -113,18 +123,3 @@ def test_bytes_count_the_optimiser_state(dtype):
 def test_flops_are_three_products_a_layer():
     # Unpadded sizes are whole vectors here: 2·q·rows·columns flops a product.
     assert flops_per_step((16, 32, 16), np.dtype("float32")) == 6 * 16 * (32 * 16 + 16 * 32)
-
-
-def test_batches_are_for_small_networks(dtype):
-    n = lanes(dtype)
-    assert batch_fits(chain(8, 4, dtype, d=2, q=2))
-    assert not batch_fits(chain(2 * n + 1, 4, dtype))
-    # The weights of a batch must stay in cache.
-    assert not batch_fits(chain(2 * n, 2000, dtype))
-
-
-def test_a_batch_pays_if_its_lanes_are_filled():
-    widths, kind = (16, 10, 10, 10), np.dtype("float32")
-    full = lanes(kind)
-    assert batching_pays(widths, kind, full)
-    assert not batching_pays(widths, kind, 1)

@@ -1,76 +1,44 @@
-"""Batched products and gradient descent against NumPy, SIMD lane by lane."""
+"""Batched gradient descent against NumPy, SIMD lane by lane."""
 
 import naive
 import numpy as np
 import pytest
 
 from fastdln.kernels.cpu import batched
-from fastdln.kernels.cpu.groups import Operand, Regression
-from fastdln.kernels.cpu.layout import aligned_zeros, make_layout
+from fastdln.kernels.cpu.layout import make_layout
 from fastdln.kernels.cpu.tiles import lanes
 
 
-def lanewise(matrices, dtype):
-    """Store matrices (one a lane) as the kernels take them: lanes last, flat."""
-    stored = aligned_zeros(matrices.size, dtype)
-    stored.reshape(*matrices.shape[1:], -1)[:] = np.moveaxis(matrices, 0, -1)
-    return stored
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize(
-    ("rows", "columns", "count"),
-    [(1, 1, 1), (3, 2, 1), (5, 4, 7), (10, 26, 26), (7, 13, 5), (20, 3, 17), (11, 9, 2)],
-)
-def test_multiply(rows, columns, count, overwrite, dtype, rng):
-    n = lanes(dtype)
-    X, Y, start = (
-        rng.standard_normal((n, *shape)).astype(dtype)
-        for shape in ((rows, count), (count, columns), (rows, columns))
-    )
-    expected = X.astype(np.float64) @ Y.astype(np.float64) + (0 if overwrite else start)
-    atol = 4 * (count + 1) * np.finfo(dtype).eps
-    for transposed in (False, True):
-        # Co-states read layers transposed: the columns of Y are rows in memory.
-        stored = lanewise(Y.transpose(0, 2, 1) if transposed else Y, dtype)
-        y_k, y_c = (1, count) if transposed else (columns, 1)
-        out = lanewise(np.full_like(start, np.nan) if overwrite else start, dtype)
-        batched.multiply(
-            Operand(lanewise(X, dtype), 0, count, 1),
-            Operand(stored, 0, y_k, y_c),
-            Operand(out, 0, columns, 1),
-            rows,
-            columns,
-            count,
-            overwrite,
-        )
-        got = np.moveaxis(out.reshape(rows, columns, n), -1, 0)
-        np.testing.assert_allclose(got, expected, rtol=0, atol=atol)
+def problem(S, T, constants, losses, floors):
+    """One problem for every lane: S and T of shape (q, d, lanes)."""
+    return batched.BatchedRegression(S.reshape(-1), T.reshape(-1), constants, losses, floors)
 
 
 def test_steps_are_those_of_naive_descent(dtype, rtol, rng):
-    """Every lane at its own step size and weight decay; one lane idle, at zero weights."""
+    """Every lane at its own data, step sizes and weight decay; one lane idle, at zero weights."""
     widths, steps = (3, 6, 4, 2), 5
-    chain = batched.new_batched_chain(make_layout(widths, dtype))
-    n = chain.sums.size
+    layout = make_layout(widths, dtype)
+    chain, step = batched.new_batched_chain(layout), batched.new_batched_step(layout)
+    n = chain.lanes
     weights = [rng.standard_normal((a, b, n)) / 2 for b, a in zip(widths, widths[1:], strict=False)]
     for i, w in enumerate(weights):
         w[:, :, 0] = 0
         chain.layer(i)[:] = w
-    S, T = rng.random((2, 3)) + 0.5, rng.standard_normal((2, 3))
-    step_sizes, decay = 0.05 * rng.random((3, n)), 1 - 0.1 * rng.random(n)
-    step_sizes[:, 0], decay[0] = 0, 1
+    S, T = rng.random((2, 3, n)) + 0.5, rng.standard_normal((2, 3, n))
+    step_sizes, decay, constants = 0.05 * rng.random((3, n)), 1 - 0.1 * rng.random(n), rng.random(n)
+    for lane in range(1, n):
+        step.set_lane(lane, step_sizes[:, lane], decay[lane])
     losses, floors = np.empty((steps + 1, n)), np.full(n, -np.inf)
-    descent = batched.BatchedStep(step_sizes.astype(dtype), decay.astype(dtype))
-    regression = Regression(S, T, 0.25, losses)
-    assert batched.descend_batch(chain, descent, regression, floors) == steps
+    regression = problem(S, T, constants, losses, floors)
+    assert batched.descend_batch(chain, step, regression) == steps
     for lane in range(n):
         layers = [w[:, :, lane] for w in weights]
-        for step in range(steps + 1):
-            residual = naive.end_to_end(layers) * S - T
-            assert losses[step, lane] == pytest.approx(0.25 + 0.5 * np.sum(residual**2), rel=rtol)
-            if step < steps:
-                slopes = naive.backpropagation(layers, residual * S)
+        for t in range(steps + 1):
+            residual = naive.end_to_end(layers) * S[:, :, lane] - T[:, :, lane]
+            expected = constants[lane] + 0.5 * np.sum(residual**2)
+            assert losses[t, lane] == pytest.approx(expected, rel=rtol)
+            if t < steps and lane:
+                slopes = naive.backpropagation(layers, residual * S[:, :, lane])
                 layers = [
                     decay[lane] * w - eta * g
                     for w, g, eta in zip(layers, slopes, step_sizes[:, lane], strict=True)
@@ -79,18 +47,37 @@ def test_steps_are_those_of_naive_descent(dtype, rtol, rng):
             np.testing.assert_allclose(chain.layer(i)[:, :, lane], w, rtol=0, atol=10 * rtol)
 
 
+def test_a_step_from_a_given_gradient(dtype, rtol, rng):
+    widths = (3, 5, 2)
+    layout = make_layout(widths, dtype)
+    chain, step = batched.new_batched_chain(layout), batched.new_batched_step(layout)
+    for i in range(2):
+        chain.layer(i)[:] = rng.standard_normal(chain.layer(i).shape)
+    layers = [chain.layer(i)[:, :, 1].astype(np.float64) for i in range(2)]
+    step.set_lane(1, np.array([0.1, 0.1]), 1.0)
+    batched.advance_batch(chain, step, False)
+    np.testing.assert_allclose(chain.end_to_end()[:, :, 1], layers[1] @ layers[0], rtol=20 * rtol)
+    G = rng.standard_normal((2, 3))
+    chain.gradient()[:] = 0
+    chain.gradient()[:, :, 1] = -0.1 * G
+    batched.advance_batch(chain, step, True)
+    slopes = naive.backpropagation(layers, G)
+    for i, (w, g) in enumerate(zip(layers, slopes, strict=True)):
+        np.testing.assert_allclose(chain.layer(i)[:, :, 1], w - 0.1 * g, rtol=0, atol=10 * rtol)
+
+
 @pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")  # with JIT off
 @pytest.mark.parametrize("floor", [np.inf, 0.0])
 def test_steps_end_as_soon_as_one_network_has_ended(floor, dtype):
     """At a loss at most its floor; a loss that is not finite ends them in any case."""
-    chain = batched.new_batched_chain(make_layout((2, 2), dtype))
-    n = chain.sums.size
+    layout = make_layout((2, 2), dtype)
+    chain, step = batched.new_batched_chain(layout), batched.new_batched_step(layout)
+    n = chain.lanes
     chain.layer(0)[:] = 1 if floor else np.inf
     losses, floors = np.empty((9, n)), np.full(n, -np.inf)
     floors[n - 1] = floor
-    descent = batched.BatchedStep(np.zeros((1, n), dtype), np.ones(n, dtype))
-    regression = Regression(np.ones((2, 2)), np.zeros((2, 2)), 0.0, losses)
-    assert batched.descend_batch(chain, descent, regression, floors) == 0
+    regression = problem(np.ones((2, 2, n)), np.zeros((2, 2, n)), np.zeros(n), losses, floors)
+    assert batched.descend_batch(chain, step, regression) == 0
 
 
 def test_wide_layers_are_refused():
