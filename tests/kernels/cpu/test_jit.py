@@ -55,11 +55,14 @@ def test_processes_that_compile_for_two_dtypes_at_once_write_two_files(tmp_path,
 
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
-def test_it_is_known_for_which_dtypes_a_kernel_is_compiled():
+def test_it_is_known_for_which_dtypes_a_kernel_is_compiled(tmp_path, monkeypatch):
     @jit.kernel
     def first(x: np.ndarray) -> float:
         return x[0]
 
+    index = first._cache._cache_file
+    monkeypatch.setattr(index, "_cache_path", str(tmp_path))
+    monkeypatch.setattr(index, "_index_path", str(tmp_path / "index"))
     assert not jit.is_compiled(first, "float32")
     first(np.ones(2, np.float32))
     assert jit.is_compiled(first, "float32")
