@@ -31,8 +31,9 @@ INDEX_BITS = 56
 # Normals per chunk of work: about 0.4 ms, several times the cost of handing it to a thread. Even,
 # so that every chunk starts with a whole pair.
 CHUNK = 1 << 18
-# Numbers that a process draws by NumPy before it loads the kernel: some milliseconds' worth.
-FEW = 1 << 17
+# Numbers that a process draws by NumPy before it loads the kernel: some milliseconds' worth. A call
+# takes as long as CALL numbers more.
+FEW, CALL = 1 << 17, 2500
 
 
 class Stream(enum.IntEnum):
@@ -165,11 +166,8 @@ class _FewNumbers:
 
     def holds(self, count: int) -> bool:
         """Return whether `count` numbers more are few, and count them if so."""
-        if count > self._left:
-            self._left = 0
-            return False
-        self._left -= count
-        return True
+        self._left = max(self._left - CALL - count, 0)
+        return self._left > 0
 
 
 _few = _FewNumbers()

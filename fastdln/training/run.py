@@ -17,6 +17,7 @@ from fastdln.reduction.initial_layers import InitialLayers
 from fastdln.reduction.lifting import Lift
 from fastdln.reduction.origins import NoOrigins, Origins
 from fastdln.result import TrainResult
+from fastdln.training import compile_aside
 from fastdln.training.prepared import PreparedRun
 from fastdln.utils import threads, validation
 from fastdln.utils.stopwatch import Stopwatch
@@ -120,8 +121,10 @@ class Run:
         config, earlier = self.prepared.config, self.checkpoint.steps
         with (
             threads.limited(config.threads),
+            compile_aside.training_kernels(self.prepared) as wait_for_kernels,
             selection.make_trainer(self.workload, self.prepared.launcher) as trainer,
         ):
+            wait_for_kernels()
             trainer.advance(0)
             while trainer.step < config.steps and not trainer.finished:
                 trainer.advance(config.steps)

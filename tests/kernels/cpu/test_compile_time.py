@@ -1,12 +1,13 @@
 """A thread knows how long it was kept by compiling."""
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import pytest
 
 from fastdln.kernels.cpu import jit
-from fastdln.kernels.cpu.compile_time import charge, compile_seconds, measured
+from fastdln.kernels.cpu.compile_time import charge, compile_seconds, measured, uncollected
 
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
@@ -41,3 +42,17 @@ def test_a_thread_is_charged_for_those_it_waited_for():
     before = compile_seconds()
     charge(0.5)
     assert compile_seconds() == before + 0.5
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_garbage_collection_pauses_and_is_then_as_before(on):
+    if not on:
+        gc.disable()
+    try:
+        nested = uncollected(uncollected(gc.isenabled))
+        assert not nested()
+        with pytest.raises(ZeroDivisionError):
+            uncollected(lambda: 1 / 0)()
+        assert gc.isenabled() == on
+    finally:
+        gc.enable()
