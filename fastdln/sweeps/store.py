@@ -8,7 +8,6 @@ import functools
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,12 +199,28 @@ def _create(path: Path, grid: Grid, attributes: Mapping[str, Any]) -> None:
         _create_coordinate(group, name, values)
     for name in VARIABLES:
         _create_variable(group, grid, name)
-    with warnings.catch_warnings():
-        # Consolidated metadata are not yet in Zarr's specification, and readers that do not know
-        # them ignore them; without them xarray warns that opening is slow.
-        warnings.simplefilter("ignore")
-        zarr.consolidate_metadata(path)
+    _consolidate(path)
     (path / CREATING).unlink()
+
+
+def _consolidate(path: Path) -> None:
+    """Copy the arrays' metadata into the group's; else xarray warns that opening is slow.
+
+    The file is the one of ``zarr.consolidate_metadata``, whose three warnings cannot be silenced
+    reliably while other threads run: `warnings.catch_warnings` acts on the whole process.
+    """
+    group = json.loads((path / "zarr.json").read_text(encoding="utf-8"))
+    arrays = {
+        name: json.loads((path / name / "zarr.json").read_text(encoding="utf-8"))
+        for name in sorted([*COORDINATES, *VARIABLES])
+    }
+    group["consolidated_metadata"] = {
+        "kind": "inline",
+        "must_understand": False,
+        "metadata": arrays,
+    }
+    group["node_type"] = group.pop("node_type")  # Zarr writes it last
+    (path / "zarr.json").write_text(json.dumps(group, indent=2), encoding="utf-8")
 
 
 def _clear(path: Path) -> None:

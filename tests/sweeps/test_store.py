@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sweep_cases
 import xarray as xr
+import zarr
 from sweep_cases import run, same
 
 import fastdln
@@ -50,6 +51,14 @@ def test_xarray_reads_the_store_without_warnings_or_help(tmp_path):
     assert plain.sel(init="gaussian", width=8, depth=4).loss.notnull().all()
     np.testing.assert_array_equal(plain.loss, ds.loss)
     assert same(ds, read(tmp_path / "s"))
+
+
+@pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
+def test_the_metadata_are_those_that_zarr_consolidates(tmp_path):
+    Store(tmp_path, GRID, {"steps": 5, "problem": "größte", "gain": 1.5}).close()
+    ours = (tmp_path / "zarr.json").read_bytes()
+    zarr.consolidate_metadata(tmp_path)
+    assert ours == (tmp_path / "zarr.json").read_bytes()
 
 
 def test_one_chunk_a_cell(tmp_path):
