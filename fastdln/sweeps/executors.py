@@ -47,7 +47,7 @@ class Executor(Protocol):
 
 
 class Threads:
-    """Train cells on `count` threads of this process, each batch on one thread.
+    """Train cells on `count` threads of this process, each batch on one thread, the last on more.
 
     The threads are daemons: a cell that cannot be stopped (it is being initialised, say)
     does not keep an interrupted program alive.
@@ -66,6 +66,7 @@ class Threads:
         self.count = count
         self.running: dict[Cell, int] = {}
         self._stop = threading.Event()
+        self._at_work = 0
 
     def results(self, train: TrainCells, batches: Sequence[CellBatch]) -> Results:
         """Yield (cell, values) as cells finish, and None at least every `TICK` seconds.
@@ -83,6 +84,7 @@ class Threads:
             )
             for i in range(min(self.count, len(batches)))
         ]
+        self._at_work = len(threads)
         for thread in threads:
             thread.start()
         try:
@@ -94,7 +96,17 @@ class Threads:
                 thread.join(max(deadline - time.monotonic(), 0))
 
     def _work(self, train: TrainCells, tasks: "queue.SimpleQueue[CellBatch]", done: Any) -> None:
-        with threads.limited(1):
+        try:
+            self._train_all(train, tasks, done)
+        finally:
+            self._at_work -= 1
+
+    def _train_all(
+        self, train: TrainCells, tasks: "queue.SimpleQueue[CellBatch]", done: Any
+    ) -> None:
+        # The last cells take the threads of those that have found no more work.
+        growth = self.count, lambda: self.count // max(self._at_work, 1)
+        with threads.limited(1, growth):
             while not self._stop.is_set():
                 try:
                     batch = tasks.get_nowait()

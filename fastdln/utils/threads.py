@@ -24,6 +24,12 @@ _OTHERS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 _QUOTA_SECONDS = 10
 
 _limit: contextvars.ContextVar[int | None] = contextvars.ContextVar("fastdln_threads", default=None)
+# The most threads that a call may ever use, and a function that returns how many by now; None where
+# that does not change.
+Growth = tuple[int, Callable[[], int]]
+_growth: contextvars.ContextVar[Growth | None] = contextvars.ContextVar(
+    "fastdln_growth", default=None
+)
 
 
 def available() -> int:
@@ -94,22 +100,46 @@ def checked(name: str, count: object) -> int:
     )
 
 
+def allowance() -> Growth:
+    """Return the most threads that a call made here may ever use, and how many it may use by now.
+
+    The latter is a function, for a long call to call again: see `limited`.
+    """
+    now, growth = available(), _growth.get()
+    if growth is None:
+        return now, lambda: now
+    most, count = growth
+    return max(now, most), lambda: max(now, count())
+
+
 @contextlib.contextmanager
-def limited(count: int | None) -> Iterator[None]:
+def limited(count: int | None, growth: Growth | None = None) -> Iterator[None]:
     """Let calls inside the block, in this thread, use at most `count` threads; None is no limit.
 
     Inside another block, at most that block's threads, too.
+
+    Parameters
+    ----------
+    count : int or None
+    growth : (int, callable), optional
+        Where the limit rises while calls run, because other threads end their work: its largest
+        value, and a function that returns its value by now.
     """
-    outer = _limit.get()
+    outer, outer_growth = _limit.get(), _growth.get()
+    if growth is None and outer_growth is not None:
+        most, by_now = outer_growth
+        cap = most if count is None else min(count, most)
+        growth = cap, lambda: min(cap, by_now())
     if count is None or outer is None:
         limit = outer if count is None else count
     else:
         limit = min(count, outer)
-    token = _limit.set(limit)
+    token, growing = _limit.set(limit), _growth.set(growth)
     try:
         yield
     finally:
         _limit.reset(token)
+        _growth.reset(growing)
 
 
 def spread(function: Callable[..., Any], chunks: Iterable[tuple[Any, ...]]) -> list[Any]:

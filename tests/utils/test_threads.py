@@ -177,3 +177,22 @@ def test_a_number_of_threads_is_one_of_the_processors():
     for wrong in (1.0, "1", True, [1]):
         with pytest.raises(TypeError, match="threads must be a whole number of at least 1"):
             threads.checked("threads", wrong)
+
+
+def test_a_limit_may_rise_while_a_call_runs():
+    by_now = 1
+    with threads.limited(4):
+        most, count = threads.allowance()
+        assert (most, count()) == (4, 4)
+        with threads.limited(1, (3, lambda: by_now)):
+            assert threads.available() == 1
+            most, count = threads.allowance()
+            assert (most, count()) == (3, 1)
+            with threads.limited(None):
+                assert threads.allowance()[0] == 3
+            with threads.limited(2):
+                capped, capped_count = threads.allowance()
+            by_now = 3
+            assert count() == 3
+            assert (capped, capped_count()) == (2, 2)
+    assert threads.allowance()[0] == threads.available()

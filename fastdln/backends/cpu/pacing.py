@@ -74,6 +74,8 @@ class TeamPacing:
     kept : mapping of str to float
         Seconds a step of teams by name, as measured in an earlier run; they take the place of the
         expected ones.
+    most : callable, optional
+        Returns the size of the largest team that may be used by now; None is no limit.
     even : bool
         Whether spans have an even number of steps: zigzag's up and down passes differ in length.
     clock : callable
@@ -85,10 +87,11 @@ class TeamPacing:
         teams: Mapping[Team, float],
         kept: Mapping[str, float] | None = None,
         *,
+        most: Callable[[], int] | None = None,
         even: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        kept, self._even, self._clock = kept or {}, even, clock
+        kept, self._most, self._even, self._clock = kept or {}, most, even, clock
         self._expected = {team: kept.get(team.name, expected) for team, expected in teams.items()}
         self._samples: dict[Team, collections.deque[float]] = {
             team: collections.deque(maxlen=MEMORY) for team in teams
@@ -108,6 +111,8 @@ class TeamPacing:
         """Return the next kernel call of a run with `left` steps left."""
         now = self._clock()
         cautious = not self._samples[self._current]
+        if self._most is not None and self._most() < max(team.size for team in self._samples):
+            return self._by_one_thread(left)
         if self._resting is not None and now >= self._resting[1]:
             self._current, self._resting, cautious = self._resting[0], None, True
         until_trial = self._trial_due - now
@@ -127,6 +132,15 @@ class TeamPacing:
             seconds = min(seconds, max(until_trial, TRIAL_SECONDS))
         if left * self._seconds(ALONE) < SHORT_RUN:
             team = ALONE
+        return self._span(team, seconds, left)
+
+    def _by_one_thread(self, left: int) -> SpanPlan:
+        """Return a span while no team is allowed; a trial waits until one is."""
+        self._trial, self._trial_due = [], self._clock() + FIRST_TRIAL
+        seconds = SPAN_SECONDS if self._samples[ALONE] else TRIAL_SECONDS
+        return self._span(ALONE, seconds, left)
+
+    def _span(self, team: Team, seconds: float, left: int) -> SpanPlan:
         step = self._seconds(team)
         steps = max(1, int(seconds / step))
         if self._even:

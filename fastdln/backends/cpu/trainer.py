@@ -59,8 +59,8 @@ class CpuTrainer(RecordedTrainer):
         super().__init__(workload)
         self._chain = PackedChain(workload.draw(), workload.widths, workload.dtype)
         layout = self._chain.layout
+        most, by_now = threads.allowance()
         if choice is None:
-            most = threads.available()
             choice = choose(layout, most, kernel=workload.kernel, plain=workload.plain)
         self.kernel, self.reason = choice.kernel, choice.reason
         log.debug("kernel: %s", choice.reason)
@@ -68,7 +68,7 @@ class CpuTrainer(RecordedTrainer):
         self._case = _case(workload, choice.kernel, largest)
         if pacing is None:
             kept = kept_choices.load(self._case) if len(choice.teams) > 1 else {}
-            pacing = TeamPacing(choice.teams, kept, even=choice.kernel == "zigzag")
+            pacing = TeamPacing(choice.teams, kept, most=by_now, even=choice.kernel == "zigzag")
         self._pacing = pacing
         self._state = OptimizerState(workload.optimizer, workload.rates, self._chain, largest)
         self._state.load(workload.checkpoint.optimizer_state)

@@ -133,3 +133,13 @@ def test_one_thread_needs_no_choice():
     machine = Machine(alone=1e-3)
     pacing = TeamPacing({ALONE: 1e-3}, clock=lambda: machine.now)
     assert {team for team, _, _ in machine.train(pacing, until=20)} == {ALONE}
+
+
+def test_no_team_is_used_before_it_is_allowed():
+    machine, allowed = Machine(alone=1e-5, pair=6e-6), 1
+    pacing = pacing_on(machine, most=lambda: allowed)
+    assert {team for team, _, _ in machine.train(pacing, until=1)} == {ALONE}
+    allowed = 2
+    assert machine.train(pacing, until=1.5)[-1][0] == PAIR
+    allowed = 1
+    assert {team for team, _, _ in machine.train(pacing, until=2)} == {ALONE}
