@@ -15,6 +15,16 @@ def wait(barrier, size):
 
 
 @jit.kernel
+def stop_if_late(barrier):
+    team.stop_if_late(barrier)
+
+
+@jit.kernel
+def goes_on(barrier):
+    return team.goes_on(barrier)
+
+
+@jit.kernel
 def add_in_turn(barrier, size, rank, rounds, total):
     """Let member ``i % size`` add to an unprotected total in round i."""
     for i in range(rounds):
@@ -50,13 +60,13 @@ def test_an_aborted_barrier_is_passed_by_all():
 
 def test_a_team_stops_only_where_it_was_late():
     barrier = team.new_barrier()
-    team.stop_if_late(barrier)
-    assert team.goes_on(barrier)
+    stop_if_late(barrier)
+    assert goes_on(barrier)
     assert not team.was_late(barrier)
     barrier[LATE] = 1
-    assert team.goes_on(barrier)
-    team.stop_if_late(barrier)
-    assert not team.goes_on(barrier)
+    assert goes_on(barrier)
+    stop_if_late(barrier)
+    assert not goes_on(barrier)
     assert team.was_late(barrier)
 
 
