@@ -9,6 +9,7 @@ which this process loads them.
 import atexit
 import contextlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -99,9 +100,13 @@ def _is_worthwhile(prepared: PreparedRun) -> bool:
 
 
 def _runs_python() -> bool:
-    """Return whether `sys.executable` runs Python programs: not so in a frozen application."""
+    """Return whether `sys.executable` runs Python programs, and this process may start others.
+
+    A frozen application's executable is the application; daemonic processes have no children.
+    """
     name = Path(sys.executable or "").name.lower()
-    return name.startswith(("python", "pypy")) and not getattr(sys, "frozen", False)
+    python = name.startswith(("python", "pypy")) and not getattr(sys, "frozen", False)
+    return python and not multiprocessing.current_process().daemon
 
 
 def _options(prepared: PreparedRun) -> dict[str, Any]:
