@@ -1,8 +1,8 @@
 """Measure training as people use it: short runs, teams, busy machines, two processes at once.
 
 ``python -m benchmarks.everyday`` prints all of it as Markdown, ``python -m benchmarks.everyday
-short teams busy pairs`` parts of it. Many small networks, reduced results, whole figures and first
-calls have files of their own: `many`, `lifting`, `figure`, `first_call`.
+short teams handovers busy pairs`` parts of it. Many small networks, reduced results, whole figures
+and first calls have files of their own: `many`, `lifting`, `figure`, `first_call`.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ import fastdln
 from fastdln.backends.cpu.cost_model import choose
 from fastdln.backends.cpu.packed_chain import chain_layout
 from fastdln.kernels.cpu.team import new_barrier, wait
+from fastdln.kernels.cpu.waiting import HEADER, LINE, await_word, new_words, publish
 from fastdln.utils import threads
 
 from . import chain_peers, common
@@ -140,6 +141,61 @@ def barrier_seconds(count: int = 50_000) -> float:
     _barriers(barrier, count)
     other.join()
     return (time.perf_counter() - begun) / count
+
+
+@numba.njit(nogil=True)
+def _exchange(words: np.ndarray, rows: np.ndarray, mine: int, count: int) -> float:
+    """Take turns with another thread at reading the rows that it wrote and writing others."""
+    total = 0.0
+    for i in range(count):
+        if not await_word(words, HEADER + LINE * mine, i + mine):
+            break
+        for j in range(rows.shape[1]):
+            total += rows[1 - mine, j]
+            rows[mine, j] = total
+        publish(words, HEADER + LINE * (1 - mine), i + 1)
+    return total
+
+
+def handover_seconds(size: int, count: int = 4000) -> float:
+    """Return the seconds of handing `size` bytes from one thread to another, its work left out."""
+    rows = np.zeros((2, size // 4), np.float32)
+
+    def run() -> float:
+        words = new_words(2 * LINE, 10**10)
+        other = threading.Thread(target=_exchange, args=(words, rows, 1, count))
+        begun = time.perf_counter()
+        other.start()
+        _exchange(words, rows, 0, count)
+        other.join()
+        return (time.perf_counter() - begun) / (2 * count)
+
+    def alone() -> float:
+        words = np.full(HEADER + 2 * LINE, count + 1, np.int64)
+        words[0] = 0
+        begun = time.perf_counter()
+        _exchange(words, rows, 0, count)
+        return (time.perf_counter() - begun) / count
+
+    return statistics.median(run() for _ in range(9)) - min(alone() for _ in range(5))
+
+
+def handovers() -> None:
+    """Print what a barrier and a handover cost, by the size of the network."""
+    _barriers(new_barrier(), 0)
+    handover_seconds(64, 2)
+    print(
+        "\n| width × depth | dtype | barrier ns | bytes handed over | handover ns | ns a KiB more |"
+    )
+    print("|---" * 6 + "|")
+    for case, dtype in TEAMS:
+        layout = _layout(case, dtype)
+        size = layout.q_padded // 2 * layout.widest * layout.dtype.itemsize
+        barrier = statistics.median(barrier_seconds() for _ in range(9))
+        empty, full = handover_seconds(0), handover_seconds(size)
+        more = (full - empty) / (size / 1024)
+        cells = [f"{1e9 * barrier:.0f}", f"{size}", f"{1e9 * full:.0f}", f"{1e9 * more:.0f}"]
+        print(f"| {case} | {dtype} | {' | '.join(cells)} |", flush=True)
 
 
 def independent_scaling(case: str, dtype: str) -> float:
@@ -279,6 +335,7 @@ def _together(case: str, dtype: str, count: int, seconds: float) -> float:
 PARTS: dict[str, Callable[[], None]] = {
     "short": short_runs,
     "teams": teams,
+    "handovers": handovers,
     "busy": busy,
     "pairs": pairs,
 }

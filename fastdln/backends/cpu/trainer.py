@@ -65,18 +65,21 @@ class CpuTrainer(RecordedTrainer):
         self.kernel, self.reason = choice.kernel, choice.reason
         log.debug("kernel: %s", choice.reason)
         largest = max(team.size for team in choice.teams)
-        self._case = _case(workload, choice.kernel, largest)
+        in_one_call = _in_one_call(workload)
+        self._case = _case(workload, choice.kernel, largest, in_one_call)
         if pacing is None:
             kept = kept_choices.load(self._case) if len(choice.teams) > 1 else {}
             pacing = TeamPacing(choice.teams, kept, most=by_now, even=choice.kernel == "zigzag")
         self._pacing = pacing
         self._state = OptimizerState(workload.optimizer, workload.rates, self._chain, largest)
         self._state.load(workload.checkpoint.optimizer_state)
-        self._stepper = self._new_stepper(workload, choice, largest)
+        self._stepper = self._new_stepper(workload, choice, largest, in_one_call)
 
-    def _new_stepper(self, workload: Workload, choice: Choice, largest: int) -> Stepper:
+    def _new_stepper(
+        self, workload: Workload, choice: Choice, largest: int, in_one_call: bool
+    ) -> Stepper:
         chain, state, record, pool = self._chain, self._state, self._record, helpers()
-        if _in_one_call(workload):
+        if in_one_call:
             assert isinstance(workload.objective, ReducedRegression)
             regression, kernel, teams = workload.objective, choice.kernel, tuple(choice.teams)
             return RegressionStepper(chain, state, regression, record, kernel, teams, pool)
@@ -144,11 +147,11 @@ def _in_one_call(workload: Workload) -> bool:
     return isinstance(workload.objective, ReducedRegression) and not one_by_one
 
 
-def _case(workload: Workload, kernel: str, largest: int) -> kept_choices.Case:
+def _case(workload: Workload, kernel: str, largest: int, in_one_call: bool) -> kept_choices.Case:
     """Return the case under which the times of this workload's teams are kept."""
     optimizer = "adam" if workload.optimizer.adam else "gd"
     if workload.optimizer.momentum:
         optimizer = "momentum"
-    if not _in_one_call(workload):
+    if not in_one_call:
         optimizer += ", step by step"
     return kept_choices.Case(workload.widths, workload.dtype.name, kernel, optimizer, largest)
