@@ -124,7 +124,6 @@ class CpuTrainer(RecordedTrainer):
 
         All buffers but the weights and the optimiser's arrays are freed.
         """
-        kept_choices.save(self._case, self._pacing.measured)
         del self._stepper
         self._chain.release()
         return self._chain.layer
@@ -138,7 +137,8 @@ class CpuTrainer(RecordedTrainer):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Do nothing: the threads of teams are the process's helpers."""
+        # Also of a run that a callback has stopped. The threads of teams are the process's helpers.
+        kept_choices.save(self._case, self._pacing.measured)
 
 
 def _in_one_call(workload: Workload) -> bool:
