@@ -6,10 +6,8 @@ calibrate`` prints the constants of `fastdln.backends.cpu.cost_model`.
 
 import statistics
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
-import fastdln
 from fastdln.backends.cpu.cost_model import Choice, segment_count
 
 from . import chain_peers, common
@@ -90,51 +88,6 @@ class Width:
         return step_times({"us": steps.run}, 0.05)["us"] / (
             6e-9 * chain_peers.Q * steps.layout.size
         )
-
-
-class Many:
-    """Small networks in a batch: seconds per network, and the ratio to successive training."""
-
-    params = (["10x4"], ["float32"], [64])
-    param_names = ("width x depth", "dtype", "seeds")
-    timeout = 300
-
-    def track_seconds_per_network(self, case: str, dtype: str, seeds: int) -> float:
-        return many_seconds(case, dtype, seeds, 200, ("together",))["together"] / seeds
-
-    track_seconds_per_network.unit = "s"  # type: ignore[attr-defined]
-
-    def track_together_over_alone(self, case: str, dtype: str, seeds: int) -> float:
-        seconds = many_seconds(case, dtype, seeds, 200)
-        return seconds["together"] / seconds["alone"]
-
-    track_together_over_alone.unit = "ratio"  # type: ignore[attr-defined]
-
-
-def many_seconds(
-    case: str, dtype: str, seeds: int, steps: int, names: Sequence[str] = ("together", "alone")
-) -> dict[str, float]:
-    """Return the seconds of training networks in a batch, and one after the other."""
-    width, depth = common.shape_of(case)
-    problem = fastdln.paper_regression(seed=0)
-    options: dict[str, Any] = {
-        "width": width,
-        "depth": depth,
-        "init": "gaussian",
-        "dtype": dtype,
-        "steps": steps,
-        "tolerance": 0.0,
-    }
-    ways: dict[str, Callable[[], Any]] = {
-        "together": lambda: fastdln.train_many(
-            problem, seeds=range(seeds), learning_rates=chain_peers.RATE, **options
-        ),
-        "alone": lambda: [
-            fastdln.train(problem, seed=s, learning_rate=chain_peers.RATE, **options)
-            for s in range(seeds)
-        ],
-    }
-    return common.medians({name: ways[name] for name in names}, repeats=3)
 
 
 def table(dtypes: list[str], cases: list[str], rounds: int = 5) -> None:
