@@ -19,7 +19,7 @@ from fastdln.kernels.cpu.waiting import (
     USUAL_PATIENCE,
     add,
     await_word,
-    end,
+    fail,
     new_words,
     read,
     wake,
@@ -44,8 +44,7 @@ def abort(barrier: np.ndarray) -> None:
 
     The arrays that the team was working on are invalid afterwards.
     """
-    for index in range(ARRIVALS, barrier.size, LINE):
-        end(barrier, index)
+    fail(barrier)
 
 
 @inlined

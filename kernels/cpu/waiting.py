@@ -29,19 +29,14 @@ from fastdln.kernels.cpu.jit import inlined, kernel
 # Elements of a cache line: words that different threads write are in different lines.
 LINE = 8
 # The header: threads asleep; whether a thread waited longer than the patience, and whether the team
-# stops for that; the patience in nanoseconds; the mutex and the condition variable where there is
-# no futex.
-SLEEPERS, LATE, STOPPED, PATIENCE, MUTEX, CONDITION = (
-    0,
-    LINE,
-    LINE + 1,
-    2 * LINE,
-    3 * LINE,
-    5 * LINE,
-)
+# stops for that, or is to wait no more because a thread failed; the patience in nanoseconds; the
+# mutex and the condition variable where there is no futex.
+SLEEPERS, LATE, STOPPED, FAILED = 0, LINE, LINE + 1, LINE + 2
+PATIENCE, MUTEX, CONDITION = 2 * LINE, 3 * LINE, 5 * LINE
 HEADER = 7 * LINE
 # A word from this value on ends all waiting for it: a thread failed, or no work is left.
-ENDED = 1 << 61
+# A futex compares the lower half of a word only, in which this value differs from all counts.
+ENDED = (1 << 61) | 0xFFFFFFFF
 # Polls (some 40 µs) before a thread gives its processor up, and yields (about 0.5 µs each while
 # nothing else wants the processor) before it sleeps.
 SPINS, YIELDS = 2000, 100
@@ -286,9 +281,12 @@ def _await_slowly(words: np.ndarray, index: int, goal: int) -> bool:
             yield_processor()
         else:
             add(words, SLEEPERS, 1)
-            if read(words, index) == value:
+            if read(words, FAILED) == 0 and read(words, index) == value:
                 sleep(words, index, value)
             add(words, SLEEPERS, -1)
+        # A thread that had not noticed may have overwritten the word that `fail` has ended.
+        if read(words, FAILED) != 0:
+            return False
         value = read(words, index)
     if nanoseconds() - begun > words[PATIENCE]:
         write(words, LATE, 1)
@@ -303,3 +301,10 @@ def _end(words: np.ndarray, index: int) -> None:
 def end(words: np.ndarray, index: int) -> None:
     """Release, now and later, all threads that wait for a word."""
     _end(words, index)
+
+
+def fail(words: np.ndarray) -> None:
+    """Release, now and later, all threads that wait for any word."""
+    words[FAILED] = 1
+    for index in range(HEADER, words.size, LINE):
+        end(words, index)

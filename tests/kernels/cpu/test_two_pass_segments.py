@@ -1,14 +1,19 @@
 """Teams that share segments of the chain: naive training, and the bits of one thread."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import naive
 import numpy as np
 import packed
 import pytest
 from packed import PackedRegression, naive_step, regression_case
 
+from fastdln.kernels.cpu.groups import Member, Span
 from fastdln.kernels.cpu.regression_loop import descend
 from fastdln.kernels.cpu.two_pass_segments import descend_by_segments, segment_workspace, words
-from fastdln.kernels.cpu.waiting import LATE
+from fastdln.kernels.cpu.waiting import ENDED, LATE, LINE
+from fastdln.utils import threads
 
 # Width 1, fewer rows than members, layers to be transposed and not, more than KEPT_ROWS rows of a
 # narrow layer, q around a strip, rectangular hidden layers.
@@ -114,6 +119,26 @@ def test_steps_end_at_the_floor_and_where_the_loss_is_not_finite(rng):
     assert broken.by_segments(2, 0, STEPS) == 0
     assert not np.isfinite(broken.losses[0])
     assert np.isnan(broken.losses[1:]).all()
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_nobody_waits_for_a_member_that_failed(size, rng):
+    weights, target, rates = regression_case((16, 26, 60, 26, 10), "float64", rng)
+    run = Run(weights, target, rates, 1, "float64")
+    run.by_layers(1, -1, 0)
+    barrier = packed.team.new_barrier(words(size, run.count), 60 * 10**9)
+    span = Span(0, STEPS, STEPS, -1.0)
+
+    def work(rank, size, barrier):
+        if rank == size - 1:
+            raise MemoryError("no memory")
+        while barrier[-LINE] < ENDED:  # work begins after the failure
+            time.sleep(0.001)
+        arguments = run.network, run.shared, run.step, run.problem, span
+        return descend_by_segments(*arguments, Member(rank, size, barrier))
+
+    with ThreadPoolExecutor(size) as pool, pytest.raises(MemoryError, match="no memory"):
+        threads.run_team(pool, size, work, barrier)
 
 
 @pytest.mark.parametrize("sharing", ["by_segments", "by_layers"])

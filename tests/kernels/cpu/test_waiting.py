@@ -100,6 +100,19 @@ def test_all_waiters_are_released_now_and_later():
     assert words[WORD] == ENDED
 
 
+def test_nobody_waits_after_a_failure_whatever_others_write():
+    """A thread that has not noticed yet overwrites the word."""
+    words = waiting.new_words(2 * LINE)
+    waiting.fail(words)
+    assert words[WORD] == words[WORD + LINE] == ENDED
+    publish(words, WORD, 1)
+    assert not await_word(words, WORD, 2)
+
+
+def test_a_futex_tells_the_end_from_every_count():
+    assert ENDED & 0xFFFFFFFF == 0xFFFFFFFF
+
+
 def test_threads_that_wait_for_each_other_never_miss_a_word():
     """More pairs than processors: some of them sleep."""
     rounds, results, threads = 200, [], []
